@@ -1,0 +1,125 @@
+"""A packet's way as plain data: hops in order, and the end. Field names follow the JSON that is printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Stage(str, Enum):
+    """What a place means to the packet."""
+
+    EGRESS = "egress"
+    INGRESS = "ingress"
+    PREROUTING = "prerouting"
+    INPUT = "input"
+    FORWARD = "forward"
+    OUTPUT = "output"
+    POSTROUTING = "postrouting"
+    L2_FORWARD = "l2_forward"
+    L2_FLOOD = "l2_flood"
+    L2_LOCAL = "l2_local"
+    ROUTE = "route"
+    NEIGHBOR = "neighbor"
+    DELIVER = "deliver"
+    DROP = "drop"
+
+
+class Role(str, Enum):
+    """Which of its two identities a bridge had at a hop."""
+
+    SWITCH = "switch"
+    NIC = "nic"
+
+
+class Result(str, Enum):
+    DELIVERED = "delivered"
+    DROPPED = "dropped"
+    LEFT = "left"
+    RELAYED = "relayed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """Headers as first seen. Ports, ICMP and ARP fields are None where the protocol has none."""
+
+    family: int  # 4, 6, or 0 for ARP
+    proto: str  # "icmp", "icmpv6", "arp", "tcp", "udp", or the protocol's number
+    src: str
+    dst: str
+    length: int  # of the IP packet, or of the frame without its Ethernet header; bytes
+    sport: int | None = None
+    dport: int | None = None
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    icmp_id: int | None = None
+    icmp_seq: int | None = None
+    arp_op: int | None = None  # 1 request, 2 reply
+    ttl: int | None = None  # or hop limit
+    quoted: "Packet | None" = None  # the packet that an ICMP error is about
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's base chain that the packet passed at a netfilter hook. Which of its rules matched is not known here."""
+
+    family: str
+    table: str
+    chain: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Header fields that changed at this hop, each (before, after)."""
+
+    src: tuple[str, str] | None = None
+    dst: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    t_ns: int  # since the journey's first hop
+    netns: int
+    node: str
+    device: str | None
+    ifindex: int | None
+    stage: Stage
+    role: Role | None = None
+    bridge: str | None = None  # the bridge that this hop belongs to: as itself or by one of its ports
+    tables: tuple[Table, ...] = ()
+    conntrack: str | None = None  # state as iptables names it: "NEW", "ESTABLISHED", "RELATED", ...
+    rewrite: Rewrite | None = None
+    detail: str = ""  # for a person
+    inferred: bool = False  # concluded from other observations; the detail says from which
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    result: Result
+    node: str | None = None
+    device: str | None = None
+    stage: Stage | None = None
+    reason: str | None = None  # the kernel's name of the drop reason, without SKB_DROP_REASON_
+    detail: str = ""  # for a person: what was seen, or why nothing can be said
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    id: int  # counts from 1 in the order of first sight
+    packet: Packet
+    hops: tuple[Hop, ...]
+    end: End
+    kind: str  # "request", "reply", "error" (an ICMP error about the probe), "arp" (or neighbour discovery), "copy"
+    seq: int | None = None  # the probe that it belongs to
+    source: str | None = None  # node that sent it
+    target: str | None = None  # node that has the destination address; None where nobody known has it
+    parent: int | None = None  # the journey that this one is a copy of, or that caused it
+    wall_ns: int = 0  # time of the first hop, ns since the epoch
+    lost_events: int = 0  # events that the ring buffer refused while this journey ran
+    complete: bool = True  # False: a hop may be missing
+
+    @property
+    def duration_ns(self) -> int:
+        return self.hops[-1].t_ns if self.hops else 0

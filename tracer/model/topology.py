@@ -1,0 +1,164 @@
+"""What a host's network looks like at one moment: namespaces, devices, tables, containers.
+
+Everything is keyed by the inode of a network namespace, and devices by (inode, ifindex): an ifindex or a name alone
+says nothing, since each namespace counts from 1 and calls its device `eth0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class LinkKey:
+    """A device anywhere on the machine."""
+
+    netns: int  # inode of its network namespace
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One row of `ip link`, with its addresses."""
+
+    ifindex: int
+    name: str
+    kind: str | None  # IFLA_INFO_KIND: "veth", "bridge", "macvlan", ...; None for a physical device and for lo
+    mac: str | None  # lower case, colons
+    mtu: int  # bytes
+    up: bool  # IFF_UP
+    loopback: bool  # IFF_LOOPBACK
+    master: int | None  # ifindex of the bridge that it is a port of, in the same namespace
+    peer: LinkKey | None  # the other end of a veth pair; None also where its namespace could not be found
+    addresses: tuple[Interface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FdbEntry:
+    """One row of a bridge's forwarding database (`bridge fdb show br BRIDGE`)."""
+
+    mac: str
+    bridge: int  # ifindex
+    port: int  # ifindex; equal to bridge for the bridge's own address
+    local: bool  # the address of a port or of the bridge itself: frames for it go up to the host
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """One row of `ip neigh`."""
+
+    address: Address
+    ifindex: int
+    mac: str | None
+    state: str  # as iproute2 prints it: "REACHABLE", "STALE", "FAILED", ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of `ip route show table all`, without the types that never carry a packet onwards."""
+
+    destination: Network
+    gateway: Address | None
+    ifindex: int | None
+    table: int  # 254 main, 255 local
+    kind: str  # "unicast", "local", "broadcast", "unreachable", "blackhole", ...
+    source: Address | None  # preferred source address (RTA_PREFSRC)
+    metric: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseChain:
+    """A chain that is registered at a netfilter hook, of nftables (iptables-nft too) or of iptables-legacy."""
+
+    family: str  # "ip", "ip6", "inet"
+    table: str  # "filter", "nat", ...
+    name: str  # "FORWARD"; for a legacy table, its built-in chain
+    hook: str  # "prerouting", "input", "forward", "output", "postrouting"
+    priority: int
+    legacy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One network namespace. `path` opens it (setns); it stays valid as long as what it names."""
+
+    inode: int
+    name: str  # "host", a container's name, or a named namespace's name
+    path: str
+    links: Mapping[int, Link] = field(default_factory=dict)  # by ifindex
+    fdb: tuple[FdbEntry, ...] = ()
+    neighbors: tuple[Neighbor, ...] = ()
+    routes: tuple[Route, ...] = ()
+    chains: tuple[BaseChain, ...] | None = None  # None: could not be read
+
+    def by_name(self, device: str) -> Link | None:
+        return next((link for link in self.links.values() if link.name == device), None)
+
+    def owner_of(self, address: Address) -> Link | None:
+        """The device that has this address."""
+        return next((link for link in self.links.values() if any(i.ip == address for i in link.addresses)), None)
+
+    def addresses(self, version: int) -> tuple[tuple[Link, Interface], ...]:
+        """Each address of IP version 4 or 6 with its device; loopback and IPv6 link-local ones left out."""
+        return tuple((link, i) for link in self.links.values() if not link.loopback for i in link.addresses
+                     if i.version == version and not i.ip.is_link_local)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A container's end on one of its engine's networks."""
+
+    network: str  # the engine's name of the network: "bridge", "web", ...
+    addresses: tuple[Address, ...]
+    mac: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    id: str  # whole
+    name: str  # without the leading slash
+    pid: int  # 0 when it is not running
+    state: str  # the engine's word: "running", "exited", "paused", ...
+    network_mode: str  # HostConfig.NetworkMode: "bridge", "host", "none", "container:<id>", a network's name
+    attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A snapshot. Namespaces that nobody asked for may be missing; `names` still knows them where it can."""
+
+    host: int  # inode of the namespace that is called `host`
+    namespaces: Mapping[int, Namespace]
+    names: Mapping[int, str] = field(default_factory=dict)  # inode -> name, also of namespaces that were not read
+    containers: tuple[Container, ...] = ()
+
+    def node(self, netns: int) -> str:
+        """The namespace's name, or `netns:INODE` for one that has none."""
+        if netns == self.host:
+            return "host"
+        return self.names.get(netns) or f"netns:{netns}"
+
+    def link(self, netns: int, ifindex: int) -> Link | None:
+        namespace = self.namespaces.get(netns)
+        return namespace.links.get(ifindex) if namespace else None
+
+    def peer(self, netns: int, ifindex: int) -> tuple[str, str] | None:
+        """(node, device) of the other end of a veth pair."""
+        link = self.link(netns, ifindex)
+        if not link or not link.peer:
+            return None
+        other = self.link(link.peer.netns, link.peer.ifindex)
+        return (self.node(link.peer.netns), other.name if other else f"if{link.peer.ifindex}")
+
+    def bridge(self, netns: int, ifindex: int) -> Link | None:
+        """The bridge that this device is a port of, or the device itself where it is a bridge."""
+        link = self.link(netns, ifindex)
+        if link and link.kind == "bridge":
+            return link
+        return self.link(netns, link.master) if link and link.master else None
