@@ -1,0 +1,165 @@
+"""The container engine's API, as far as names and addresses need it: Docker's, which Podman serves as well.
+
+Whatever the engine answers is text from outside: it is carried as it is, and escaped where it is shown.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from tracer.errors import UserError
+from tracer.model.topology import Address, Attachment, Container
+
+SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")  # asked in this order when no variable names one
+TIMEOUT = 3.0  # seconds for each connect and read: a hung engine must not hang the command
+
+
+class EngineError(Exception):
+    """The engine does not answer, or not as one. The message says why, without naming the engine."""
+
+
+class Engine:
+    """One engine. Nothing is asked before it is needed; each question is one request on a connection that is kept."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is unix:///PATH, tcp://HOST:PORT or http://HOST:PORT; ValueError for anything else."""
+        url = urlsplit(address)
+        if url.scheme == "unix" and url.path:
+            self.place = url.path
+            self._connection: http.client.HTTPConnection = _UnixConnection(url.path)
+        elif url.scheme in ("tcp", "http") and url.hostname:
+            self.place = url.netloc
+            self._connection = http.client.HTTPConnection(url.hostname, url.port or 2375, timeout=TIMEOUT)
+        else:
+            raise ValueError(address)
+
+    def containers(self) -> list[Container]:
+        """All containers, stopped ones too, newest first, in one request. `pid` is 0 in each: the list has none."""
+        rows = self._get("/containers/json?all=1")
+        try:
+            return [container for row in rows if (container := _listed(row))]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise EngineError("it answers something else than a list of containers") from error
+
+    def inspect(self, identity: str) -> Container | None:
+        """One container by its id or name; None if there is none (any more)."""
+        row = self._get(f"/containers/{quote(identity, safe='')}/json")
+        try:
+            return _inspected(row) if row is not None else None
+        except (AttributeError, KeyError, TypeError) as error:
+            raise EngineError("it answers something else than a container") from error
+
+    def connect(self) -> None:
+        """EngineError if nothing listens at its address."""
+        try:
+            self._connection.connect()
+        except OSError as error:
+            raise EngineError(_reason(error)) from error
+
+    def _get(self, path: str) -> Any:
+        """The decoded answer; None for 404."""
+        for attempt in (1, 2):
+            try:
+                self._connection.request("GET", path, headers={"Host": "docker"})
+                answer = self._connection.getresponse()
+                body = answer.read()
+                break
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                # An engine closes connections that idle; a fresh one settles whether it is still there.
+                if attempt == 2 or isinstance(error, TimeoutError):
+                    raise EngineError(_reason(error)) from error
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise EngineError(f"it answers {answer.status} {answer.reason}")
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise EngineError("it answers something else than JSON") from error
+
+
+def find_engine(environ: Mapping[str, str]) -> Engine | None:
+    """The engine that the environment names, else the first of the usual sockets that something listens at.
+
+    Where none listens but a socket exists, that one: asking it gives the reason. None if there is not even a socket.
+    """
+    for variable in ("DOCKER_HOST", "CONTAINER_HOST"):
+        if environ.get(variable):
+            try:
+                return Engine(environ[variable])
+            except ValueError:
+                raise UserError(f'{variable} is "{environ[variable]}", which names no engine on this machine: '
+                                "set it to unix:///PATH, tcp://HOST:PORT or http://HOST:PORT.") from None
+    silent = None
+    for path in SOCKETS:
+        if not os.path.exists(path):
+            continue
+        engine = Engine(f"unix://{path}")
+        try:
+            engine.connect()
+            return engine
+        except EngineError:
+            silent = silent or engine
+    return silent
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(self._path)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT:g} s"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _listed(row: Any) -> Container | None:
+    """A row of /containers/json. `Names` holds aliases of other containers' links too: those have a second slash."""
+    names = [name.lstrip("/") for name in row.get("Names") or [] if "/" not in name.lstrip("/")]
+    if not names:
+        return None
+    return Container(
+        id=row["Id"], name=names[0], pid=0, state=row.get("State") or "unknown",
+        network_mode=(row.get("HostConfig") or {}).get("NetworkMode") or "default", attachments=_attachments(row))
+
+
+def _inspected(row: Any) -> Container:
+    state = row.get("State") or {}
+    return Container(
+        id=row["Id"], name=row["Name"].lstrip("/"), pid=state.get("Pid") or 0, state=state.get("Status") or "unknown",
+        network_mode=(row.get("HostConfig") or {}).get("NetworkMode") or "default", attachments=_attachments(row))
+
+
+def _attachments(row: Any) -> tuple[Attachment, ...]:
+    networks = (row.get("NetworkSettings") or {}).get("Networks") or {}
+    return tuple(
+        Attachment(network=name, addresses=_addresses(end), mac=(end.get("MacAddress") or "").lower() or None)
+        for name, end in networks.items() if end)
+
+
+def _addresses(end: Any) -> tuple[Address, ...]:
+    """A stopped container's addresses are empty strings, and Docker 29 writes "invalid IP" there."""
+    found = []
+    for key in ("IPAddress", "GlobalIPv6Address"):
+        try:
+            found.append(ip_address(end.get(key) or ""))
+        except ValueError:
+            continue
+    return tuple(found)

@@ -1,0 +1,178 @@
+"""One network namespace as it is now, read through netlink.
+
+Each call opens its socket inside the namespace (in_namespace): 0.3 ms. IPRoute(netns=...) forks a child for it: 6 ms.
+pyroute2 is untyped; its `Any` stays in this module and in its neighbours chains.py and lab.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import rt_type
+
+from tracer.model.topology import Address, FdbEntry, Interface, Link, LinkKey, Namespace, Neighbor, Route
+from tracer.topology.chains import read_chains
+from tracer.topology.netns import T, in_namespace, inode
+
+IFF_UP, IFF_LOOPBACK = 0x1, 0x8
+RTEXT_FILTER_SKIP_STATS = 8  # counters are half of a link's message
+RTM_F_CLONED = 0x200  # a cached copy of another route
+RTNH_F_DEAD = 0x1
+NUD_STATES = {0x01: "INCOMPLETE", 0x02: "REACHABLE", 0x04: "STALE", 0x08: "DELAY", 0x10: "PROBE", 0x20: "FAILED",
+              0x80: "PERMANENT"}  # NOARP (0x40) and NONE are not neighbours: `ip neigh` leaves them out too
+NUD_PERMANENT = 0x80
+# What the kernel answers where no route leads on: no route, unreachable, prohibit, blackhole, throw.
+NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN}
+
+
+def read_namespace(path: str, name: str, paths: Mapping[int, str]) -> Namespace:
+    """The namespace at `path`. `paths` (inode -> path) are the namespaces in which ends of veth pairs are looked for.
+
+    OSError if the namespace is gone or forbidden.
+    """
+    own = inode(path)
+
+    def read() -> Namespace:
+        with IPRoute() as ip:
+            addresses = _addresses(ip)
+            return Namespace(inode=own, name=name, path=path, links=_links(ip, own, addresses, paths), fdb=_fdb(ip),
+                             neighbors=_neighbors(ip), routes=_routes(ip), chains=read_chains())
+
+    return _run(path, read)
+
+
+def route_get(path: str, destination: Address, source: Address | None = None, iif: int | None = None,
+              mark: int | None = None) -> Route | None:
+    """The route that the kernel itself would take from the namespace at `path`; None where it says that there is none.
+
+    `iif` (an ifindex) asks for a packet received there, which `source` then must name the sender of: the kernel answers
+    "no route" also where it does not forward at all. The answer's destination is the one address asked for, not the
+    table's prefix.
+    """
+    query: dict[str, Any] = {"dst": str(destination), "family": _family(destination)}
+    if source is not None:
+        query["src"] = str(source)
+    if iif is not None:
+        query["iif"] = iif
+    if mark is not None:
+        query["mark"] = mark
+
+    def ask() -> Route | None:
+        with IPRoute() as ip:
+            try:
+                answer = list(ip.route("get", **query))
+            except NetlinkError as error:
+                if error.code in NO_ROUTE:
+                    return None
+                raise
+            return next(iter(_route(answer[0])), None) if answer else None
+
+    return _run(path, ask)
+
+
+def _run(path: str, function: Callable[[], T]) -> T:
+    try:
+        return in_namespace(path, function)
+    except NetlinkError as error:  # the callers know OSError only
+        raise OSError(error.code, os.strerror(error.code), path) from error
+
+
+def _family(address: Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def _links(ip: Any, own: int, addresses: Mapping[int, list[Interface]], paths: Mapping[int, str]) -> dict[int, Link]:
+    rows = list(ip.link("dump", ext_mask=RTEXT_FILTER_SKIP_STATS))
+    wanted = {row.get("link_netnsid") for row in rows if _kind(row) == "veth"} - {None}
+    inodes = _inodes(ip, wanted, paths)
+    links = {}
+    for row in rows:
+        index, kind, nsid = row["index"], _kind(row), row.get("link_netnsid")
+        peer = None
+        if kind == "veth" and row.get("link"):
+            where = own if nsid is None else inodes.get(nsid)
+            peer = LinkKey(where, row.get("link")) if where is not None else None
+        links[index] = Link(
+            ifindex=index, name=row.get("ifname"), kind=kind, mac=row.get("address"), mtu=row.get("mtu") or 0,
+            up=bool(row["flags"] & IFF_UP), loopback=bool(row["flags"] & IFF_LOOPBACK), master=row.get("master"),
+            peer=peer, addresses=tuple(addresses.get(index, ())))
+    return links
+
+
+def _kind(row: Any) -> str | None:
+    kind: str | None = row.get(("linkinfo", "kind"))
+    return kind
+
+
+def _inodes(ip: Any, wanted: set[int], paths: Mapping[int, str]) -> dict[int, int]:
+    """The kernel's local ids of other namespaces -> inodes. It tells the id of a given namespace, never the reverse."""
+    found: dict[int, int] = {}
+    for number, path in paths.items():
+        if wanted <= found.keys():
+            break
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # gone meanwhile
+            continue
+        try:
+            nsid = ip.get_netnsid(fd=fd)["nsid"]
+        except NetlinkError:  # not a namespace any more
+            continue
+        finally:
+            os.close(fd)
+        if nsid in wanted:
+            found[nsid] = number
+    return found
+
+
+def _addresses(ip: Any) -> dict[int, list[Interface]]:
+    found: dict[int, list[Interface]] = {}
+    for row in ip.addr("dump"):
+        address = row.get("local") or row.get("address")  # on a point-to-point link "address" is the other end's
+        if address:
+            found.setdefault(row["index"], []).append(ip_interface(f"{address}/{row['prefixlen']}"))
+    return found
+
+
+def _fdb(ip: Any) -> tuple[FdbEntry, ...]:
+    """Rows without a master are the devices' own multicast filters, and one address comes once for each VLAN."""
+    entries = {
+        FdbEntry(mac=row.get("lladdr"), bridge=row.get("master"), port=row["ifindex"],
+                 local=bool(row["state"] & NUD_PERMANENT)): None
+        for row in ip.fdb("dump") if row.get("master") and row.get("lladdr")}
+    return tuple(entries)
+
+
+def _neighbors(ip: Any) -> tuple[Neighbor, ...]:
+    return tuple(
+        Neighbor(address=ip_address(row.get("dst")), ifindex=row["ifindex"], mac=row.get("lladdr"),
+                 state=NUD_STATES[row["state"]])
+        for row in ip.neigh("dump") if row.get("dst") and row["state"] in NUD_STATES)
+
+
+def _routes(ip: Any) -> tuple[Route, ...]:
+    return tuple(route for row in ip.route("dump") if not row["flags"] & RTM_F_CLONED for route in _route(row))
+
+
+def _route(row: Any) -> Iterable[Route]:
+    """A row as a Route, or as one for each next hop of a multipath route."""
+    kind = rt_type.get(row["type"], str(row["type"]))
+    if kind in ("multicast", "anycast"):
+        return
+    anywhere = "0.0.0.0" if row["family"] == socket.AF_INET else "::"
+    destination = ip_network(f"{row.get('dst') or anywhere}/{row['dst_len']}", strict=False)
+    source = row.get("prefsrc")
+    for hop in row.get("multipath") or [row]:
+        via = hop.get("via")
+        gateway = hop.get("gateway") or (via["addr"] if via else None)
+        index = hop.get("oif") if hop is row else hop["oif"]
+        yield Route(destination=destination, gateway=ip_address(gateway) if gateway else None, ifindex=index,
+                    table=row.get("table") or row["table"], kind=kind, source=ip_address(source) if source else None,
+                    metric=row.get("priority") or 0)
