@@ -56,6 +56,8 @@ class Packet:
     icmp_id: int | None = None
     icmp_seq: int | None = None
     arp_op: int | None = None  # 1 request, 2 reply
+    asked: str | None = None  # the address whose MAC an ARP packet or a neighbour solicitation or advertisement is about
+    asking: str | None = None  # who wants to know
     ttl: int | None = None  # or hop limit
     quoted: "Packet | None" = None  # the packet that an ICMP error is about
 

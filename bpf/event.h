@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The only types that cross between the kernel and Python. tracer/model/layout.py is generated from this file by
+ * scripts/layout; a test compares the two, and sizes and offsets with what the compiler made of it. Members are sorted by
+ * size, so that there is no padding. */
+#pragma once
+
+enum place {
+  PLACE_QUEUE,     /* tracepoint net_dev_queue: handed to a device to send */
+  PLACE_RECEIVE,   /* tracepoint netif_receive_skb: a device received */
+  PLACE_HOOK,      /* netfilter link */
+  PLACE_DROP,      /* tracepoint kfree_skb */
+  PLACE_CONSUME,   /* tracepoint consume_skb: freed without being a drop */
+  PLACE_COUNT,
+};
+
+enum limits {
+  PACKET_BYTES = 96,   /* from the network header: IPv6 error, quoted IPv6 header and 8 bytes of what that carried */
+  STACK_DEPTH = 32,    /* frames; a FORWARD verdict on bridged traffic lies 25 deep */
+  NAME_BYTES = 16,     /* IFNAMSIZ */
+  SLOTS = 12,          /* netfilter links at one hook */
+};
+
+struct event {
+  u64 time;            /* CLOCK_MONOTONIC, ns */
+  u64 skb;             /* address; reused by the kernel as soon as it is freed */
+  u64 journey;         /* given at first sight, follows the skb through every rewrite */
+  u64 caller;          /* who freed it (drop, consume); 0 elsewhere */
+  u64 conntrack;       /* struct nf_conn, 0 without an entry */
+  u64 conntrack_status;/* IPS_* bits */
+  u32 netns;           /* inode */
+  u32 ifindex;         /* skb->dev; at a hook, the device that the packet came by, or goes by where there is no other */
+  u32 out_ifindex;     /* at a hook: the device it goes by; 0 where not decided */
+  u32 length;          /* skb->len at this place: with the Ethernet header at PLACE_QUEUE */
+  u32 mark;
+  u32 reason;          /* enum skb_drop_reason at PLACE_DROP */
+  u32 cpu;
+  u16 protocol;        /* EtherType, host order */
+  u16 captured;        /* bytes of packet[] that are valid */
+  u16 depth;           /* frames of the stack that follows the event, 0: none */
+  u8 place;
+  u8 hook;             /* enum nf_inet_hooks */
+  u8 family;           /* NFPROTO_* at a hook */
+  u8 slot;             /* which of the links at this hook, counted from the first priority */
+  u8 first;            /* 1: the journey began here */
+  u8 conntrack_info;   /* enum ip_conntrack_info */
+  u8 ethernet[14];     /* at the device places; zero elsewhere */
+  u8 name[NAME_BYTES]; /* of ifindex */
+  u8 packet[PACKET_BYTES];
+  u8 padding[2];
+};
+
+/* What follows an event whose depth is not 0. */
+struct stack {
+  u64 frames[STACK_DEPTH];
+};
+
+/* What to follow: written before the probes are attached. Numbers in network order. */
+struct selection {
+  u16 protocol;          /* ETH_P_IP or ETH_P_IPV6 */
+  u16 neighbor_protocol; /* ETH_P_ARP with IPv4; neighbour discovery is ICMPv6 and needs none */
+  u16 id;                /* ICMP echo identifier */
+  u8 transport;          /* IPPROTO_ICMP or IPPROTO_ICMPV6 */
+  u8 padding;
+};
+
+/* Key of the map of addresses that the selection names. */
+struct address {
+  u8 bytes[16];        /* IPv4 in the first 4, zeros behind */
+};

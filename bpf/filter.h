@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Which packets a journey begins with: the probe's own, the replies, ICMP errors about them, and the neighbour lookups
+ * between their addresses. Decided once, at first sight; from then on the skb is followed whatever is rewritten. */
+#pragma once
+
+BPF_ARRAY(selections, struct selection, 1);
+BPF_HASH(addresses, struct address, u8, 64);
+
+static __always_inline struct selection *get_selection(void) {
+  int zero = 0;
+  return selections.lookup(&zero);
+}
+
+static __always_inline bool filter_address(const u8 *address, bool v4) {
+  struct address key = {};
+  __builtin_memcpy(key.bytes, address, 4);
+  if (!v4)
+    __builtin_memcpy(key.bytes + 4, address + 4, 12);
+  return addresses.lookup(&key) != 0;
+}
+
+/* An ICMP error is followed when the packet that it quotes would have been. */
+static __always_inline bool filter_quoted(struct selection *s, const u8 *l3, const struct headers *h, bool v4) {
+  u32 outer = v4 ? (h->l3[0] & 15) * 4 : 40;
+  struct headers q;
+  get_headers(l3 + outer + 8, s->protocol, &q);
+  return (v4 ? q.l3[9] : q.l3[6]) == s->transport && *(u16 *)&q.l4[4] == s->id;
+}
+
+static __always_inline bool filter_neighbor(const u8 *l3, const struct headers *h) {
+  u8 target[16];
+  bpf_probe_read_kernel(target, 16, l3 + 48);
+  /* a solicitation comes from one of the addresses, an advertisement goes to one */
+  return filter_address(target, false) && filter_address(h->l4[0] == 135 ? &h->l3[8] : &h->l3[24], false);
+}
+
+static __always_inline bool filter_packet(struct selection *s, const u8 *l3, u16 protocol, const struct headers *h) {
+  bool v4 = protocol == be16(ETH_P_IP);
+  u8 type = h->l4[0];
+  if (protocol == be16(ETH_P_ARP)) { /* sender and target, both */
+    u8 target[4], sender[4];
+    __builtin_memcpy(sender, &h->l3[14], 4);
+    __builtin_memcpy(target, &h->l3[24], 4);
+    return filter_address(sender, true) && filter_address(target, true);
+  }
+  if (v4 ? (type == 3 || type == 11 || type == 12) : (type >= 1 && type <= 4))
+    return filter_quoted(s, l3, h, v4);
+  if (!v4 && (type == 135 || type == 136))
+    return filter_neighbor(l3, h);
+  if (v4 ? (type != 8 && type != 0) : (type != 128 && type != 129))
+    return false;
+  return *(u16 *)&h->l4[4] == s->id && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
+                                        filter_address(v4 ? &h->l3[16] : &h->l3[24], v4));
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* From "a packet is here" to an event: is it followed, does a journey begin, what does the place know.
+ *
+ * The untaken path is what a busy host pays for: it ends at the transport protocol's byte, or, at places where no
+ * journey can begin, at `active` being 0. */
+#pragma once
+
+struct followed {
+  u64 journey;
+  u64 identity; /* the skb is another packet now when this differs */
+};
+
+BPF_TABLE("lru_hash", u64, struct followed, following, 4096); /* skb address -> journey */
+BPF_ARRAY(active, u64, 1);         /* entries in `following`; an upper bound, since some frees pass unseen */
+BPF_ARRAY(lost, u64, PLACE_COUNT); /* events that the ring buffer had no room for */
+BPF_ARRAY(emitted, u64, PLACE_COUNT);
+BPF_RINGBUF_OUTPUT(events, 256);   /* pages */
+
+static __always_inline u64 is_active(void) {
+  int zero = 0;
+  u64 *count = active.lookup(&zero);
+  return count ? *(volatile u64 *)count : 0;
+}
+
+static __always_inline void set_active(s64 change) {
+  int zero = 0;
+  u64 *count = active.lookup(&zero);
+  if (count)
+    __sync_fetch_and_add(count, change);
+}
+
+static __always_inline void forget(u64 key) {
+  if (following.delete(&key) == 0)
+    set_active(-1);
+}
+
+/* The event, filled in as far as every place can; null when there is no room, which is counted. */
+static __always_inline struct event *new_event(struct sk_buff *skb, const u8 *l3, u64 journey, u8 place, bool with_stack) {
+  int index = place;
+  struct event *e = with_stack ? events.ringbuf_reserve(sizeof(struct event) + sizeof(struct stack))
+                               : events.ringbuf_reserve(sizeof(struct event));
+  u64 *count = e ? emitted.lookup(&index) : lost.lookup(&index);
+  if (count)
+    __sync_fetch_and_add(count, 1);
+  if (!e)
+    return 0;
+  __builtin_memset(e, 0, sizeof(*e));
+  u64 nfct = LOAD(skb, _nfct);
+  e->time = bpf_ktime_get_ns();
+  e->skb = (u64)skb;
+  e->journey = journey;
+  e->length = LOAD(skb, len);
+  e->mark = LOAD(skb, mark);
+  e->cpu = bpf_get_smp_processor_id();
+  e->protocol = be16(LOAD(skb, protocol));
+  e->place = place;
+  e->conntrack_info = nfct & 7;
+  e->conntrack = nfct & ~7ULL;
+#ifdef HAVE_nf_conn
+  if (e->conntrack)
+    bpf_probe_read_kernel(&e->conntrack_status, 8, (u8 *)e->conntrack + __builtin_offsetof(struct nf_conn, status));
+#endif
+  /* headers lie in the linear part, which ends where the paged part of len begins */
+  u64 size = (u64)(LOAD(skb, data) + e->length - LOAD(skb, data_len)) - (u64)l3;
+  if (size > PACKET_BYTES)
+    size = PACKET_BYTES;
+  if (bpf_probe_read_kernel(e->packet, size, l3) == 0)
+    e->captured = size;
+  return e;
+}
+
+static __always_inline void set_device(struct event *e, struct net_device *dev) {
+  if (!dev)
+    return;
+  e->ifindex = LOAD(dev, ifindex);
+  e->netns = get_netns(dev);
+  bpf_probe_read_kernel(e->name, NAME_BYTES, dev->name);
+}
+
+/* The journey of this packet, 0 for a packet that nobody follows. Where `may_begin`, a packet that matches the selection
+ * begins one. */
+static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool may_begin, u8 *first) {
+  u16 protocol = LOAD(skb, protocol);
+  u64 key = (u64)skb;
+  struct headers h;
+  struct selection *s = get_selection();
+  if (!s)
+    return 0;
+  if (protocol == s->protocol) {
+    if (get_transport(l3, protocol) != s->transport)
+      return 0;
+  } else if (protocol != s->neighbor_protocol || !protocol) {
+    return 0;
+  }
+  bool watched = is_active();
+  if (!watched && !may_begin)
+    return 0;
+  get_headers(l3, protocol, &h);
+  u64 identity = get_identity(&h, protocol);
+  struct followed *known = watched ? following.lookup(&key) : 0;
+  if (known && known->identity == identity)
+    return known->journey;
+  if (known)
+    forget(key);
+  if (!may_begin || !filter_packet(s, l3, protocol, &h))
+    return 0;
+  /* unique: no two packets are first seen in one nanosecond on one CPU */
+  struct followed begun = {.journey = bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 255), .identity = identity};
+  following.update(&key, &begun);
+  set_active(1);
+  *first = 1;
+  return begun.journey;
+}

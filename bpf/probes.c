@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The programs, by family. Names are those of tracer/kernel/catalogue.py; none has a prefix by which BCC would attach it by
+ * itself. */
+#include "event.h"
+#include "read.h"
+#include "filter.h"
+#include "follow.h"
+
+/* A program is loaded several times, each time for another place: the loader writes the place over this number in the
+ * bytecode. A netfilter program cannot ask which of its links called it; for the others it saves compiling them twice. */
+#define VARIANT_MARK 0x5107
+static __always_inline u32 variant(void) {
+  u32 value;
+  asm volatile("%0 = %1" : "=r"(value) : "i"(VARIANT_MARK));
+  return value;
+}
+
+static __always_inline void submit_with_stack(u64 *ctx, struct event *e) {
+  int bytes = bpf_get_stack(ctx, (u8 *)e + sizeof(*e), sizeof(struct stack), 0);
+  e->depth = bytes > 0 ? (u32)bytes / 8 : 0;
+  events.ringbuf_submit(e, 0);
+}
+
+/* PLACE_QUEUE: void net_dev_queue(struct sk_buff *); PLACE_RECEIVE: void netif_receive_skb(struct sk_buff *) */
+static __always_inline int device_event(u64 *ctx, u32 place) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  /* netif_receive_skb comes before the network header is reset; data points to it there */
+  const u8 *l3 = place == PLACE_RECEIVE ? LOAD(skb, data) : get_l3(skb);
+  u8 first = 0;
+  u64 journey = get_journey(skb, l3, true, &first);
+  if (!journey)
+    return 0;
+  struct event *e = new_event(skb, l3, journey, place, true);
+  if (!e)
+    return 0;
+  e->first = first;
+  set_device(e, LOAD(skb, dev));
+  bpf_probe_read_kernel(e->ethernet, sizeof(e->ethernet), LOAD(skb, head) + LOAD(skb, mac_header));
+  submit_with_stack(ctx, e);
+  return 0;
+}
+
+int on_device(u64 *ctx) { return device_event(ctx, variant()); }
+
+/* PLACE_DROP: void kfree_skb(struct sk_buff *, void *location, enum skb_drop_reason), the reason since Linux 5.17
+ * (c504e5c2f964); PLACE_CONSUME: void consume_skb(struct sk_buff *) */
+static __always_inline int end_event(u64 *ctx, u32 place, u64 caller, u64 reason) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  u8 first;
+  if (!is_active())
+    return 0;
+  const u8 *l3 = get_l3(skb);
+  u64 journey = get_journey(skb, l3, false, &first);
+  if (!journey)
+    return 0;
+  struct event *e = new_event(skb, l3, journey, place, true);
+  forget((u64)skb);
+  if (!e)
+    return 0;
+  set_device(e, LOAD(skb, dev));
+  e->caller = caller;
+  e->reason = reason;
+  submit_with_stack(ctx, e);
+  return 0;
+}
+
+int on_drop(u64 *ctx) {
+#ifdef HAVE_reason
+  return end_event(ctx, PLACE_DROP, ctx[1], ctx[2]);
+#else
+  return end_event(ctx, PLACE_DROP, ctx[1], 0);
+#endif
+}
+
+int on_consume(u64 *ctx) { return end_event(ctx, PLACE_CONSUME, 0, 0); }
+
+#ifdef HAVE_bpf_nf_ctx
+/* At a hook; the variant is the slot. */
+static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
+  struct nf_hook_state *state = ctx->state;
+  struct sk_buff *skb = ctx->skb;
+  u8 hook = LOAD(state, hook), first = 0;
+  bool local_out = hook == 3; /* NF_INET_LOCAL_OUT: where the host's own packets are seen first */
+  if (!local_out && !is_active())
+    return 1;
+  const u8 *l3 = get_l3(skb);
+  /* a copy made by a bridge's flood is first seen in FORWARD */
+  u64 journey = get_journey(skb, l3, true, &first);
+  if (!journey)
+    return 1;
+  struct event *e = new_event(skb, l3, journey, PLACE_HOOK, false);
+  if (!e)
+    return 1;
+  struct net_device *in = LOAD(state, in), *out = LOAD(state, out);
+  e->first = first;
+  e->hook = hook;
+  e->family = LOAD(state, pf);
+  e->slot = slot;
+  set_device(e, in ? in : out);
+  e->netns = LOAD(LOAD(state, net), ns.inum);
+  if (out)
+    e->out_ifindex = LOAD(out, ifindex);
+  events.ringbuf_submit(e, 0);
+  return 1; /* NF_ACCEPT: an observer never drops */
+}
+
+int on_hook(struct bpf_nf_ctx *ctx) { return hook_event(ctx, variant()); }
+#endif

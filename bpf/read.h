@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Readers: they look, and change nothing. */
+#pragma once
+
+/* Members of kernel structs. TYPED programs (BTF-typed tracepoints, netfilter programs) may follow kernel pointers with
+ * plain loads, at a fraction of the cost of bpf_probe_read_kernel; classic raw tracepoints may not. Only static functions
+ * use this: there, BCC's rewriter leaves dereferences alone. Packet bytes have no type and are always read by the helper,
+ * which cannot fault. */
+#ifdef TYPED
+#define LOAD(pointer, member) ((pointer)->member)
+#else
+#define LOAD(pointer, member) \
+  ({ __typeof__((pointer)->member) value_; \
+     bpf_probe_read_kernel(&value_, sizeof(value_), &(pointer)->member); value_; })
+#endif
+
+#define ETH_P_IP 0x0800
+#define ETH_P_ARP 0x0806
+#define ETH_P_IPV6 0x86DD
+#define IPPROTO_ICMP 1
+#define IPPROTO_ICMPV6 58
+#define be16(x) ((u16)__builtin_bswap16(x))
+
+/* What the filter and the identity of a packet are made from. */
+struct headers {
+  u8 l3[40];
+  u8 l4[8];
+} __attribute__((aligned(8))); /* clears itself by words */
+
+/* The network header. Its offset is reset on reception only after the first tracepoint. */
+static __always_inline u8 *get_l3(struct sk_buff *skb) { return LOAD(skb, head) + LOAD(skb, network_header); }
+
+static __always_inline u8 read_byte(const u8 *from) {
+  u8 value = 0;
+  bpf_probe_read_kernel(&value, 1, from);
+  return value;
+}
+
+/* The transport protocol's number; 0 for what is neither IPv4 nor IPv6. Extension headers are not walked: echo requests,
+ * neighbour discovery and errors have none unless somebody adds them by hand. */
+static __always_inline u8 get_transport(const u8 *l3, u16 protocol) {
+  return read_byte(l3 + (protocol == be16(ETH_P_IP) ? 9 : 6));
+}
+
+static __always_inline void get_headers(const u8 *l3, u16 protocol, struct headers *h) {
+  u32 l3_bytes = 40;
+  __builtin_memset(h, 0, sizeof(*h));
+  if (protocol == be16(ETH_P_IP)) {
+    bpf_probe_read_kernel(h->l3, 20, l3);
+    l3_bytes = (h->l3[0] & 15) * 4;
+  } else {
+    bpf_probe_read_kernel(h->l3, 40, l3);
+  }
+  if (protocol != be16(ETH_P_ARP))
+    bpf_probe_read_kernel(h->l4, 8, l3 + l3_bytes);
+}
+
+/* What NAT and forwarding leave alone, to tell a packet from the next one at the same address: the IPv4 id and protocol,
+ * the ICMP type, code and sequence. Never 0. */
+static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
+  u64 identity = 1;
+  if (protocol == be16(ETH_P_IP))
+    identity |= (u64)*(u16 *)&h->l3[4] << 48 | (u64)h->l3[9] << 40;
+  else if (protocol == be16(ETH_P_IPV6))
+    identity |= (u64)h->l3[6] << 40;
+  else
+    return identity | (u64)*(u16 *)&h->l3[6] << 48 | (u64)*(u32 *)&h->l3[24] << 8;
+  return identity | (u64)*(u16 *)&h->l4[0] << 24 | (u64)*(u16 *)&h->l4[6] << 8;
+}
+
+static __always_inline u32 get_netns(struct net_device *dev) { return LOAD(LOAD(dev, nd_net.net), ns.inum); }

@@ -1,0 +1,62 @@
+"""`dnettrace`: the commands, and what every one of them does with an error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tracer import __version__
+from tracer.cli.lab import lab
+from tracer.cli.ping import ping
+from tracer.errors import ExitStatus, UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dnettrace")
+@click.option("--lab", "in_lab", is_flag=True, help="Trace in the built-in lab: `host` and all names are the lab's.")
+@click.pass_context
+def commands(context: click.Context, in_lab: bool) -> None:
+    """Follow packets through Docker's bridge networks, hop by hop: container, veth, docker0, iptables, routes.
+
+    Nothing that it does to the machine outlives it. Tracing needs root.
+    """
+    context.obj = in_lab
+
+
+commands.add_command(ping)
+commands.add_command(lab)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; every error that a user can meet is one sentence on standard error."""
+    try:
+        status = commands.main(arguments, prog_name="dnettrace", standalone_mode=False)
+        return int(status or ExitStatus.OK)
+    except click.UsageError as error:
+        hint = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
+        print(f"dnettrace: {error.format_message()}{hint}", file=sys.stderr)
+    except click.ClickException as error:
+        print(f"dnettrace: {error.format_message()}", file=sys.stderr)
+    except UserError as error:
+        print(f"dnettrace: {error}", file=sys.stderr)
+    except (KeyboardInterrupt, click.Abort):
+        return ExitStatus.INTERRUPTED
+    except BrokenPipeError:
+        # whoever read the output has seen enough; Python would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.OK
+    return ExitStatus.ERROR
+
+
+def program() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    program()

@@ -1,0 +1,1 @@
+"""Events to hops to journeys. Pure: it sees plain data only, and cannot tell a live kernel from a file."""

@@ -1,0 +1,172 @@
+"""Tracks to journeys: what each is to the probe, copies put in their place, ends concluded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tracer.journey.ends import Seen, conclude
+from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode, is_question
+from tracer.journey.hops import HopReader
+from tracer.journey.tracks import Track, Tracks
+from tracer.model.journey import Journey, Packet, Result
+from tracer.model.layout import Place
+from tracer.model.probes import Batch, Machine
+from tracer.model.topology import LinkKey, Topology
+
+
+GRACE_NS = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a packet is to the run."""
+
+    kind: str  # Journey.kind
+    seq: int | None
+
+
+class Assembler:
+    """Collects events and tells journeys, one probe at a time.
+
+    `machine` is asked anew each time, since the namespaces that are watched grow in number.
+    """
+
+    def __init__(self, topology: Topology, machine: Callable[[], Machine], target: int | None) -> None:
+        self._machine = machine
+        self._target = target  # namespace of the destination
+        self._tracks = Tracks(topology)
+        self._numbers: dict[int, int] = {}  # track id -> journey id
+        self._answered: set[int] = set()
+
+    @property
+    def events(self) -> int:
+        return self._tracks.events
+
+    @property
+    def lost(self) -> int:
+        return self._tracks.lost
+
+    @property
+    def topology(self) -> Topology:
+        return self._tracks.topology
+
+    def know(self, topology: Topology, target: int | None) -> None:
+        """The network changed, or more of it was read."""
+        self._tracks.topology = topology
+        self._target = target
+
+    def feed(self, batch: Batch) -> None:
+        for track in self._tracks.feed(batch):
+            self._numbers[track.id] = len(self._numbers) + 1
+
+    def answered(self, seq: int) -> None:
+        """The sender's socket has the answer to this probe."""
+        self._answered.add(seq & 0xFFFF)
+
+    def unknown(self) -> set[LinkKey]:
+        """Devices that packets were seen at and that the topology does not have."""
+        return {LinkKey(event.netns, event.ifindex) for track in self._tracks.live for event in track.events
+                if event.netns and event.ifindex and self._tracks.topology.link(event.netns, event.ifindex) is None}
+
+    def settled(self, seq: int, now: int) -> bool:
+        """Can nothing more be learned about this probe? Its packets all ended, and the answer is in or cannot come.
+
+        `now`: CLOCK_MONOTONIC, ns. A drop is followed by an ICMP error, or is not: that takes a moment to know.
+        """
+        mine = [t for t in self._originals() if meaning(t).seq == seq & 0xFFFF]
+        if not mine or not all(t.ended and all(c.ended for c in t.copies) for t in mine):
+            return False
+        if seq & 0xFFFF in self._answered:
+            return any(meaning(t).kind == "reply" for t in mine)
+        return all(t.events[-1].place == Place.DROP and now - t.seen > GRACE_NS for track in mine
+                   for t in (track, *track.copies) if meaning(track).kind != "error")
+
+    def take(self, seq: int) -> list[Journey]:
+        """The journeys of one probe, and of the neighbour lookups so far: in the order in which they began. They are
+        told once."""
+        mine = [t for t in self._originals() if meaning(t).seq == seq & 0xFFFF or meaning(t).kind == "arp"]
+        return [journey for track in mine for journey in self._tell(track)]
+
+    def rest(self) -> list[Journey]:
+        """All that was not told yet."""
+        return [journey for track in self._originals() for journey in self._tell(track)]
+
+    def _originals(self) -> list[Track]:
+        return [track for track in self._tracks.live if track.parent is None]
+
+    def _tell(self, track: Track) -> list[Journey]:
+        """One packet: its main way, which may lead through a copy that a bridge made, and the other branches."""
+        self._tracks.forget(track)
+        for copy in track.copies:
+            self._tracks.forget(copy)
+        branches = [track, *track.copies]
+        main = next((b for b in branches if self._reached(b)), track)
+        number = self._numbers[track.id]
+        flooded = bool(track.copies)
+        shared = [e for e in track.events if e.time < main.begun] if main is not track else []
+        journeys = [self._journey(number, [*shared, *main.events], track, flooded, None)]
+        for branch in branches:
+            if branch is not main:
+                events = [e for e in branch.events if e not in shared]
+                if events:
+                    own = self._numbers[branch.id] if branch is not track else self._numbers[main.id]
+                    journeys.append(self._journey(own, events, track, flooded, number))
+        return journeys
+
+    def _reached(self, track: Track) -> bool:
+        """Did this branch get to where the packet was meant to go?"""
+        last, packet = track.events[-1], packet_of(track)
+        address = packet.dst
+        if packet.asked and packet.asking:
+            address = packet.asked if is_question(packet) else packet.asking
+        goal = _owner(self._tracks.topology, address)
+        if goal is None and meaning(track).kind == "request":
+            goal = self._target
+        return last.netns == goal and last.place in (Place.CONSUME, Place.DROP)
+
+    def _journey(self, number: int, events: list[Event], track: Track, flooded: bool, parent: int | None) -> Journey:
+        machine, topology = self._machine(), self._tracks.topology
+        what = meaning(track)
+        hops = HopReader(self._tracks, machine, flooded).read(events)
+        seen = Seen(what.seq in self._answered if what.seq is not None else None, self._replied(what, events[-1].netns))
+        end, hop = conclude(events, hops, topology, machine, seen)
+        if hop:
+            hops.append(hop)
+        packet = packet_of(track)
+        goal = _owner(topology, packet.dst)
+        return Journey(
+            id=number, packet=packet, hops=tuple(hops), end=end, kind="copy" if parent else what.kind, seq=what.seq,
+            source=topology.node(track.events[0].netns), target=topology.node(goal) if goal else None, parent=parent,
+            wall_ns=events[0].time + machine.clock_offset_ns, lost_events=track.lost,
+            complete=track.lost == 0 and end.result is not Result.UNKNOWN)
+
+    def _replied(self, what: Meaning, netns: int) -> bool:
+        return what.kind == "request" and any(
+            meaning(t) == Meaning("reply", what.seq) and t.events[0].netns == netns for t in self._originals())
+
+
+def packet_of(track: Track) -> Packet:
+    """Its headers at first sight."""
+    first = track.events[0]
+    return decode(first.protocol, first.packet[:first.captured])
+
+
+def meaning(track: Track) -> Meaning:
+    """What the track's packet is to the run."""
+    packet = packet_of(track)
+    if packet.asked:
+        return Meaning("arp", None)
+    if packet.quoted:
+        return Meaning("error", packet.quoted.icmp_seq)
+    if packet.icmp_type == ECHO_REQUEST.get(packet.proto):
+        return Meaning("request", packet.icmp_seq)
+    if packet.icmp_type == ECHO_REPLY.get(packet.proto):
+        return Meaning("reply", packet.icmp_seq)
+    return Meaning("other", None)
+
+
+def _owner(topology: Topology, address: str) -> int | None:
+    """The namespace that has this address."""
+    return next((namespace.inode for namespace in topology.namespaces.values() for link in namespace.links.values()
+                 if any(str(interface.ip) == address for interface in link.addresses)), None)

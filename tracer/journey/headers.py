@@ -1,0 +1,61 @@
+"""Packet headers from the bytes that an event carries."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+from tracer.model.journey import Packet
+
+ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
+PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+ERRORS = {"icmp": (3, 11, 12), "icmpv6": (1, 2, 3, 4)}
+ECHO_REQUEST = {"icmp": 8, "icmpv6": 128}
+ECHO_REPLY = {"icmp": 0, "icmpv6": 129}
+SOLICITATION, ADVERTISEMENT = 135, 136  # ICMPv6: IPv6's ARP
+
+
+def _u16(data: bytes, at: int) -> int | None:
+    return int.from_bytes(data[at:at + 2], "big") if len(data) >= at + 2 else None
+
+
+def decode(protocol: int, data: bytes, length: int | None = None) -> Packet:
+    """`data` from the network header on, `protocol` its EtherType. Short data leaves fields None.
+
+    `length`: bytes of the frame behind its Ethernet header, for what has no length of its own.
+    """
+    if protocol == ARP and len(data) >= 28:
+        sender, target = str(IPv4Address(data[14:18])), str(IPv4Address(data[24:28]))
+        asked, asking = (target, sender) if _u16(data, 6) == 1 else (sender, target)
+        return Packet(0, "arp", sender, target, length or 28, arp_op=_u16(data, 6), asked=asked, asking=asking)
+    if protocol == IPV4 and len(data) >= 20:
+        return _transport(4, data[9], str(IPv4Address(data[12:16])), str(IPv4Address(data[16:20])),
+                          _u16(data, 2) or 0, data[8], data[(data[0] & 15) * 4:])
+    if protocol == IPV6 and len(data) >= 40:
+        return _transport(6, data[6], str(IPv6Address(data[8:24])), str(IPv6Address(data[24:40])),
+                          (_u16(data, 4) or 0) + 40, data[7], data[40:])
+    return Packet(0, f"ethertype 0x{protocol:04x}", "", "", length or len(data))
+
+
+def _transport(family: int, number: int, src: str, dst: str, length: int, ttl: int, data: bytes) -> Packet:
+    proto = PROTOCOLS.get(number, str(number))
+    if proto in ("tcp", "udp"):
+        return Packet(family, proto, src, dst, length, sport=_u16(data, 0), dport=_u16(data, 2), ttl=ttl)
+    if proto not in ERRORS or len(data) < 4:
+        return Packet(family, proto, src, dst, length, ttl=ttl)
+    kind = data[0]
+    quoted = decode(IPV4 if family == 4 else IPV6, data[8:]) if kind in ERRORS[proto] else None
+    if proto == "icmpv6" and kind in (SOLICITATION, ADVERTISEMENT) and len(data) >= 24:
+        return Packet(family, proto, src, dst, length, ttl=ttl, icmp_type=kind, icmp_code=data[1],
+                      asked=str(IPv6Address(data[8:24])), asking=src if kind == SOLICITATION else dst)
+    echo = kind in (ECHO_REQUEST[proto], ECHO_REPLY[proto])
+    return Packet(family, proto, src, dst, length, ttl=ttl, icmp_type=kind, icmp_code=data[1], quoted=quoted,
+                  icmp_id=_u16(data, 4) if echo else None, icmp_seq=_u16(data, 6) if echo else None)
+
+
+def is_question(packet: Packet) -> bool:
+    """Does it ask for a MAC address, or tell one?"""
+    return packet.arp_op == 1 or packet.icmp_type == SOLICITATION
+
+
+def mac(data: bytes) -> str:
+    return ":".join(f"{byte:02x}" for byte in data)

@@ -1,0 +1,158 @@
+"""Events to hops: what each place meant to the packet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracer.journey.headers import decode, mac
+from tracer.journey.stack import FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
+from tracer.journey.tracks import Tracks
+from tracer.model.journey import Hop, Rewrite, Role, Stage
+from tracer.model.layout import Event, Place
+from tracer.model.probes import HOOKS, Machine
+from tracer.model.topology import Link, Topology
+
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+# enum ip_conntrack_info, in the words of iptables' --ctstate
+CONNTRACK = {0: "ESTABLISHED", 1: "RELATED", 2: "NEW", 3: "ESTABLISHED", 4: "RELATED", 7: "UNTRACKED"}
+
+
+class HopReader:
+    """Turns the events of one packet into its hops."""
+
+    def __init__(self, tracks: Tracks, machine: Machine, flooded: bool) -> None:
+        self._tracks = tracks
+        self._topology: Topology = tracks.topology
+        self._machine = machine
+        self._flooded = flooded  # copies of this packet went to other ports of a bridge
+        self._hops: list[Hop] = []
+        self._start = 0
+
+    def read(self, events: Sequence[Event]) -> list[Hop]:
+        self._start = events[0].time
+        at = 0
+        while at < len(events):
+            event = events[at]
+            at += 1
+            if event.place == Place.QUEUE:
+                self._queue(event)
+            elif event.place == Place.RECEIVE:
+                self._receive(event)
+            elif event.place == Place.HOOK:
+                group = [event]
+                while at < len(events) and _same_hook(events[at], group[-1]):
+                    group.append(events[at])
+                    at += 1
+                self._hook(group)
+        return self._hops
+
+    def _add(self, event: Event, stage: Stage, detail: str, *, role: Role | None = None, bridge: Link | None = None,
+             inferred: bool = False, at: int | None = None) -> None:
+        hop = Hop(event.time - self._start, event.netns, self._topology.node(event.netns), device_name(event),
+                  event.ifindex, stage, role, bridge.name if bridge else None, detail=detail, inferred=inferred)
+        self._hops.insert(len(self._hops) if at is None else at, hop)
+
+    def _queue(self, event: Event) -> None:
+        link = self._topology.link(event.netns, event.ifindex)
+        bridge = self._topology.bridge(event.netns, event.ifindex)
+        if link and bridge and link.ifindex == bridge.ifindex:
+            self._add(event, Stage.EGRESS, f"as a NIC: {self._node(event)} sends through {bridge.name}", role=Role.NIC,
+                      bridge=bridge)
+            return
+        if bridge:
+            self._decided(event, bridge)
+        peer = self._topology.peer(event.netns, event.ifindex)
+        if bridge:
+            words = f"other end of {':'.join(peer)}" if peer else "out by this port"
+        elif device_name(event) == "lo":
+            words = f"never leaves {self._node(event)}"
+        else:
+            words = f"leaves {self._node(event)}"
+        self._add(event, Stage.EGRESS, words, bridge=bridge)
+
+    def _decided(self, event: Event, bridge: Link) -> None:
+        """The bridge chose this port: proven by the stack, or concluded from the devices before."""
+        frames = frozenset(own_frames(event.stack))
+        inferred = not frames & SWITCHING
+        previous = self._hops[-1] if self._hops else None
+        if inferred and not (previous and previous.netns == event.netns and previous.bridge == bridge.name):
+            return
+        address = mac(event.ethernet[0:6])
+        port = self._tracks.port_of(event.netns, bridge.ifindex, address, event.time)
+        if int(address[:2], 16) & 1:
+            stage, words = Stage.L2_FLOOD, f"to every port ({'broadcast' if address == BROADCAST else 'multicast'})"
+        elif self._flooded:
+            stage, words = Stage.L2_FLOOD, f"to every port (no fdb row for {address})"
+        elif port is None and event.netns in self._topology.namespaces:
+            # a lone copy: that the bridge did not know the port follows from its table alone
+            inferred = True
+            stage, words = Stage.L2_FLOOD, f"to the only other port (no fdb row for {address} was read)"
+        else:
+            peer = self._topology.peer(event.netns, event.ifindex)
+            row = f"fdb {address} dev {device_name(event)}" if port == event.ifindex else f"fdb row for {address} not seen"
+            stage, words = Stage.L2_FORWARD, f"to the port of {peer[0] if peer else device_name(event)} ({row})"
+        if not frames & SWITCHING:
+            words += "; concluded from the devices, no stack was seen"
+        # netfilter's FORWARD and POSTROUTING run after the decision, inside __br_forward
+        at = len(self._hops)
+        while at and self._hops[at - 1].stage in (Stage.FORWARD, Stage.POSTROUTING) and \
+                self._hops[at - 1].netns == event.netns and not frames & FROM_THE_HOST:
+            at -= 1
+        when = self._hops[at].t_ns if at < len(self._hops) else event.time - self._start
+        self._hops.insert(at, Hop(when, event.netns, self._node(event), bridge.name, bridge.ifindex, stage, Role.SWITCH,
+                                  bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred))
+
+    def _receive(self, event: Event) -> None:
+        link = self._topology.link(event.netns, event.ifindex)
+        bridge = self._topology.bridge(event.netns, event.ifindex)
+        if link and bridge and link.ifindex == bridge.ifindex:
+            address = mac(event.ethernet[0:6])
+            if int(address[:2], 16) & 1:
+                words = "as a NIC: a broadcast goes up to the host too"
+            elif address == link.mac:
+                words = f"as a NIC: the frame is for {bridge.name}'s own MAC, up to the host's IP layer"
+            else:
+                words = "as a NIC: up to the host's IP layer"
+            seen = frozenset(own_frames(event.stack)) & UP_TO_THE_HOST
+            self._add(event, Stage.L2_LOCAL, words, role=Role.NIC, bridge=bridge, inferred=not seen)
+            return
+        peer = self._topology.peer(event.netns, event.ifindex)
+        if bridge:
+            words = f"other end of {':'.join(peer)}, port of {bridge.name}" if peer else f"port of {bridge.name}"
+        elif device_name(event) == "lo":
+            words = "loopback"
+        else:
+            words = f"enters {self._node(event)}"
+        self._add(event, Stage.INGRESS, words, bridge=bridge)
+
+    def _hook(self, group: list[Event]) -> None:
+        first, last = group[0], group[-1]
+        bridge = self._topology.bridge(first.netns, first.ifindex)
+        points = [self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)) for e in group]
+        conntrack = None
+        if any(point and point.conntrack for point in points):
+            conntrack = CONNTRACK.get(last.conntrack_info) if last.conntrack or last.conntrack_info == 7 else None
+        before, after = decode(first.protocol, first.packet[:first.captured]), \
+            decode(last.protocol, last.packet[:last.captured])
+        rewrite = Rewrite((before.src, after.src) if before.src != after.src else None,
+                          (before.dst, after.dst) if before.dst != after.dst else None)
+        out = self._topology.link(first.netns, first.out_ifindex) if first.out_ifindex else None
+        hop = Hop(first.time - self._start, first.netns, self._node(first), device_name(first), first.ifindex,
+                  Stage(HOOKS[first.hook]), None, bridge.name if bridge and bridge.ifindex == first.ifindex else None,
+                  tables=tuple(table for point in points if point for table in point.tables), conntrack=conntrack,
+                  rewrite=rewrite if rewrite.src or rewrite.dst else None,
+                  detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
+        self._hops.append(hop)
+
+    def _node(self, event: Event) -> str:
+        return self._topology.node(event.netns)
+
+
+def device_name(event: Event) -> str:
+    """The device's name at the time of the event."""
+    return event.name.partition(b"\0")[0].decode(errors="replace")  # a renamed device leaves its old tail behind the NUL
+
+
+def _same_hook(a: Event, b: Event) -> bool:
+    """Are these two links at one traversal of one hook? A packet that meets the hook again begins at slot 0 again."""
+    return (a.place, a.netns, a.hook, a.family) == (b.place, b.netns, b.hook, b.family) and a.slot > b.slot

@@ -1,0 +1,44 @@
+"""Neighbour lookups (ARP, IPv6 neighbour discovery) in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tracer.journey.headers import is_question
+from tracer.model.journey import Journey
+from tracer.model.topology import Topology
+
+
+def sentences(journeys: Iterable[Journey], topology: Topology) -> list[str]:
+    """One for each pair of asking and asked-for address."""
+    questions: dict[tuple[str, str], list[Journey]] = {}
+    answers: dict[tuple[str, str], Journey] = {}
+    for journey in journeys:
+        asked, asking = journey.packet.asked, journey.packet.asking
+        if asked and asking and journey.kind == "arp":
+            if is_question(journey.packet):
+                questions.setdefault((asked, asking), []).append(journey)
+            else:
+                answers.setdefault((asked, asking), journey)
+    return [_sentence(pair, questions.get(pair, []), answers.get(pair), topology)
+            for pair in dict.fromkeys([*questions, *answers])]
+
+
+def _sentence(pair: tuple[str, str], asked: list[Journey], answer: Journey | None, topology: Topology) -> str:
+    whose, who = (_name(address, topology) for address in pair)
+    times = f"{len(asked)} times " if len(asked) > 1 else ""
+    if not asked:
+        return f"{who} was told the MAC of {whose}; the question was not seen"
+    if not answer:
+        return f"{who} asked {times}for the MAC of {whose}: no answer was seen"
+    hops = len(asked[-1].hops) + len(answer.hops)
+    took = answer.wall_ns + answer.duration_ns - asked[-1].wall_ns
+    return f"{who} asked {times}for the MAC of {whose} first: {hops} hops, {took / 1000:.0f} µs"
+
+
+def _name(address: str, topology: Topology) -> str:
+    for namespace in topology.namespaces.values():
+        for link in namespace.links.values():
+            if any(str(interface.ip) == address for interface in link.addresses):
+                return f"{topology.node(namespace.inode)} ({address})"
+    return address

@@ -1,0 +1,41 @@
+"""What dnettrace observes, and by which mechanisms, best first. Each is tried by loading it: nothing is concluded from a
+kernel's version (fentry is reported as supported here and refused all the same).
+
+Function probes (fentry, kprobe) for kernels that allow them are further `Way`s: add the mechanism to `Mechanism`, say in
+`tracer/kernel/probes.py` how it attaches, and name it in the rows below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from tracer.model.layout import Place
+
+
+class Mechanism(Enum):
+    TYPED_TRACEPOINT = auto()  # a BTF-typed raw tracepoint, Linux 5.5 (ac4414b5ca47): plain loads
+    RAW_TRACEPOINT = auto()  # Linux 4.17: every read through bpf_probe_read_kernel
+    NETFILTER_LINK = auto()  # Linux 6.4 (fd9c663b9ad6): at each hook, in each namespace that is watched
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    name: str  # the tracepoint's, where it is one
+    shows: str  # for a person
+    function: str  # in bpf/probes.c
+    variant: int | None  # what the loader writes into it, where one function serves several probes
+    ways: tuple[Mechanism, ...]
+    required: bool = False  # without it there is nothing to trace
+
+
+# The maps belong to one compiled program, so the first way that all required tracepoints can go is the way of all.
+TRACEPOINT_WAYS = (Mechanism.TYPED_TRACEPOINT, Mechanism.RAW_TRACEPOINT)
+
+CATALOGUE = (
+    Probe("net_dev_queue", "devices that send", "on_device", Place.QUEUE, TRACEPOINT_WAYS, required=True),
+    Probe("netif_receive_skb", "devices that receive", "on_device", Place.RECEIVE, TRACEPOINT_WAYS, required=True),
+    Probe("kfree_skb", "drops and their reasons", "on_drop", None, TRACEPOINT_WAYS),
+    Probe("consume_skb", "the end of a packet's life", "on_consume", None, TRACEPOINT_WAYS),
+    Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
+)

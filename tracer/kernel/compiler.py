@@ -1,0 +1,112 @@
+"""bcc, fenced: the only module that touches it. BPF C in; bytecode, maps and symbol names out."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from tracer.errors import UserError
+from tracer.kernel.btf import Btf, write_headers
+
+_PACKAGED = Path(__file__).resolve().parent.parent / "bpf"
+SOURCES = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "bpf"  # installed, or in a checkout
+
+
+class Program(Protocol):
+    """A compiled object: what the rest of the package needs of bcc.BPF."""
+
+    def bytecode(self, function: str) -> bytes: ...
+    def read_counters(self, array: str) -> list[int]: ...
+    def write_array(self, array: str, value: bytes) -> None: ...
+    def write_keys(self, table: str, keys: Iterable[bytes]) -> None: ...
+    def open_ring(self, ring: str, callback: Callable[[bytes], None]) -> None: ...
+    def poll(self, timeout_ms: int) -> None: ...
+    def symbol(self, address: int) -> str: ...
+    def close(self) -> None: ...
+
+
+def compile_program(btf: Btf, flags: tuple[str, ...]) -> Program:
+    """Compile bpf/probes.c. UserError without bcc, or with clang's words where it fails."""
+    bcc = _import_bcc()
+    with tempfile.TemporaryDirectory(prefix="dnettrace-") as root, _kernel_source(root):
+        write_headers(btf, Path(root))
+        try:
+            # BCC's own prologue is full of warnings; errors go to file descriptor 2, straight to the user: collecting them
+            # would lose them where BCC dies of a half-parsed source, as 0.26 does
+            return _Bcc(bcc.BPF(text=_source("probes.c"), cflags=["-Wno-everything", *flags]))
+        except Exception as error:
+            raise UserError("The BPF programs did not compile on this kernel; please report this, with what clang wrote "
+                            f"above ({error}).") from None
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc
+    except ImportError as error:
+        raise UserError("The Python binding of BCC is missing: run `sudo ./scripts/setup`, or install python3-bpfcc "
+                        f"(Debian, Ubuntu) or python3-bcc (Fedora) ({error}).") from None
+    if not hasattr(bcc, "BPF"):
+        raise UserError("The module `bcc` found is PyPI's, which is another project: uninstall it and run "
+                        "`sudo ./scripts/setup`.")
+    return bcc
+
+
+@contextmanager
+def _kernel_source(root: str) -> Iterator[None]:
+    """Where libbcc looks for kernel headers, for as long as it compiles."""
+    before = os.environ.get("BCC_KERNEL_SOURCE")
+    os.environ["BCC_KERNEL_SOURCE"] = root
+    try:
+        yield
+    finally:
+        del os.environ["BCC_KERNEL_SOURCE"]
+        if before is not None:
+            os.environ["BCC_KERNEL_SOURCE"] = before
+
+
+def _source(name: str) -> str:
+    """One text: BCC rewrites map operations in the main file only, not in what that includes."""
+    text = (SOURCES / name).read_text().replace("#pragma once\n", "")
+    return re.sub(r'^#include "(\w+\.h)"$', lambda match: _source(match[1]), text, flags=re.M)
+
+
+class _Bcc:
+    """Program, by a bcc.BPF."""
+
+    def __init__(self, bpf: Any) -> None:
+        self._bpf = bpf
+
+    def bytecode(self, function: str) -> bytes:
+        code: bytes = self._bpf.dump_func(function.encode())  # maps are resolved to file descriptors
+        return code
+
+    def read_counters(self, array: str) -> list[int]:
+        return [value.value for value in self._bpf[array].values()]
+
+    def write_array(self, array: str, value: bytes) -> None:
+        table = self._bpf[array]
+        table[table.Key(0)] = table.Leaf.from_buffer_copy(value)
+
+    def write_keys(self, table: str, keys: Iterable[bytes]) -> None:
+        present = self._bpf[table]
+        for key in keys:
+            present[present.Key.from_buffer_copy(key)] = present.Leaf(1)
+
+    def open_ring(self, ring: str, callback: Callable[[bytes], None]) -> None:
+        self._bpf[ring].open_ring_buffer(lambda _context, data, size: callback(ctypes.string_at(data, size)))
+
+    def poll(self, timeout_ms: int) -> None:
+        self._bpf.ring_buffer_poll(timeout_ms)
+
+    def symbol(self, address: int) -> str:
+        name: bytes = self._bpf.ksym(address)
+        return name.decode()
+
+    def close(self) -> None:
+        self._bpf.cleanup()

@@ -1,0 +1,48 @@
+"""Where to put netfilter links, so that one can tell which table a packet has passed.
+
+A link costs each packet some 35 ns at its hook before it does anything. So there is one before everything at each hook,
+and one behind each priority at which something is registered, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tracer.model.journey import Table
+from tracer.model.layout import SLOTS
+from tracer.model.probes import HOOKS, HookPoint
+from tracer.model.topology import BaseChain, Namespace
+
+FIRST = -(2**31) + 1  # NF_IP_PRI_FIRST itself is refused to BPF
+CONNTRACK = -200  # NF_IP_PRI_CONNTRACK, at prerouting and output
+FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}  # nft families whose chains a packet of that IP version meets
+
+
+def hook_points(namespace: Namespace, version: int) -> list[HookPoint]:
+    """The links to attach in this namespace for IP version 4 or 6, in order of hook and priority."""
+    points: list[HookPoint] = []
+    for hook in HOOKS:
+        chains = [c for c in namespace.chains or () if c.hook == hook and c.family in FAMILIES[version]]
+        points += _at_hook(namespace.inode, hook, chains)
+    return points
+
+
+def _at_hook(netns: int, hook: str, chains: Iterable[BaseChain]) -> list[HookPoint]:
+    by_priority: dict[int, list[BaseChain]] = {}
+    for chain in chains:
+        by_priority.setdefault(chain.priority, []).append(chain)
+    if by_priority and hook in ("prerouting", "output"):
+        by_priority.setdefault(CONNTRACK, [])
+    groups: list[list[int]] = []
+    for priority in sorted(by_priority):
+        # the kernel wants a BPF hook's priority for itself (nf_hook_grow), so there is no place between neighbours; and
+        # what is more than there are programs for goes to the last one
+        if groups and (priority == groups[-1][-1] + 1 or len(groups) == SLOTS - 1):
+            groups[-1].append(priority)
+        else:
+            groups.append([priority])
+    points = [HookPoint(netns, hook, 0, FIRST, (), False, not groups)]
+    for slot, group in enumerate(groups, 1):
+        tables = tuple(Table(c.family, c.table, c.name, c.priority) for priority in group for c in by_priority[priority])
+        points.append(HookPoint(netns, hook, slot, group[-1] + 1, tables, CONNTRACK in group, slot == len(groups)))
+    return points

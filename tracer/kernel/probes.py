@@ -1,0 +1,192 @@
+"""The live source of events: compiles, attaches what this kernel allows, and hands out events in batches.
+
+Everything attached hangs on file descriptors of this process: whatever way it ends, the kernel takes it all away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from tracer.errors import UserError
+from tracer.kernel import syscall
+from tracer.kernel.btf import Btf
+from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
+from tracer.kernel.compiler import Program, compile_program
+from tracer.kernel.hooks import hook_points
+from tracer.model.layout import EVENT, SELECTION, STACK, Event
+from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
+from tracer.model.topology import Address, Namespace
+from tracer.topology.netns import in_namespace
+
+ETH_P = {4: 0x0800, 6: 0x86DD}
+ETH_P_ARP = 0x0806
+ICMP = {4: 1, 6: 58}  # IPPROTO_ICMP, IPPROTO_ICMPV6
+NFPROTO = {4: 2, 6: 10}
+VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
+NEIGHBOURS = 16  # tracers at one hook at the same time
+MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
+
+
+class Probes:
+    """Probes for the echo requests of one sender, their replies, errors about them, and neighbour lookups.
+
+    `addresses`: an echo packet has one of them as source or destination, a neighbour lookup only these. Raises UserError
+    where this machine cannot trace at all. A context manager.
+    """
+
+    def __init__(self, version: int, icmp_id: int, addresses: Iterable[Address]) -> None:
+        if os.geteuid() != 0:
+            raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
+        self._version = version
+        self._selection = SELECTION.pack(*(int.from_bytes(n.to_bytes(2, "big"), "little") for n in (
+            ETH_P[version], ETH_P_ARP if version == 4 else 0, icmp_id)), ICMP[version], 0)
+        self._addresses = [address.packed.ljust(16, b"\0") for address in addresses]
+        self._records: list[bytes] = []
+        self._symbols: dict[int, str] = {}
+        self._hooks: dict[int, int] = {}  # slot -> program
+        self._watched: set[int] = set()
+        self._points: dict[tuple[int, str, int], HookPoint] = {}
+        self._attached: list[str] = []
+        self._missing: dict[str, str] = {}
+        self._lost = 0
+        with ExitStack() as stack:
+            self._btf = Btf()
+            stack.callback(self._btf.close)
+            self._reasons = {value: name.removeprefix("SKB_DROP_REASON_").removeprefix("SKB_")
+                             for value, name in self._btf.enum("skb_drop_reason").items()}
+            self._links = stack.enter_context(ExitStack())
+            self._program = self._start()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Probes:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    @property
+    def machine(self) -> Machine:
+        """What is known of the machine by now: watching a namespace adds to it."""
+        return Machine(
+            release=os.uname().release,
+            clock_offset_ns=time.time_ns() - time.monotonic_ns(),
+            reasons=self._reasons,
+            attached=tuple(self._attached),
+            missing=tuple(Missing(name, why) for name, why in self._missing.items()),
+            hook_points=self._points)
+
+    def watch(self, namespace: Namespace) -> None:
+        """Attach netfilter links in this namespace too. Where the kernel has none, that is noted once."""
+        if namespace.inode in self._watched or "netfilter" in self._missing:
+            return
+        self._watched.add(namespace.inode)
+        points = hook_points(namespace, self._version)
+        try:
+            in_namespace(namespace.path, lambda: self._link(points))
+        except OSError as error:
+            self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
+            return
+        self._points.update({(p.netns, p.hook, p.slot): p for p in points})
+        if "netfilter" not in self._attached:
+            self._attached.append("netfilter")
+
+    def read(self, timeout_ms: int) -> Batch:
+        """Wait for events, at most so long, and return all that there are, in the order in which they happened."""
+        self._program.poll(timeout_ms)
+        records = self._records.copy()
+        self._records.clear()  # the ring appends to this very list
+        lost = sum(self._program.read_counters("lost"))
+        new, self._lost = lost - self._lost, lost
+        return Batch([self._decode(record) for record in records], new)
+
+    def _start(self) -> Program:
+        """Compile, and attach the tracepoints by the first way that the kernel takes."""
+        why = ""
+        flags = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
+        for way in TRACEPOINT_WAYS:
+            program = compile_program(self._btf, (*flags, *(("-DTYPED",) if way is Mechanism.TYPED_TRACEPOINT else ())))
+            program.write_array("selections", self._selection)
+            program.write_keys("addresses", self._addresses)
+            program.open_ring("events", self._records.append)
+            try:
+                for probe in CATALOGUE:
+                    if way in probe.ways:
+                        self._attach(program, probe, way)
+                return program
+            except OSError as error:
+                why = str(error.strerror)
+                self._links.close()
+                self._attached.clear()
+        raise UserError(f"This kernel lets no tracepoint program load ({why}): boot Linux 5.10 or newer, with lockdown off "
+                        "(`cat /sys/kernel/security/lockdown`).")
+
+    def _attach(self, program: Program, probe: Probe, way: Mechanism) -> None:
+        code = program.bytecode(probe.function)
+        if probe.variant is not None:
+            code = _variant(code, probe.variant)
+        try:
+            if way is Mechanism.TYPED_TRACEPOINT:
+                loaded = syscall.load_program(probe.name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP,
+                                              self._btf.tracepoint(probe.name)[0])
+            else:
+                loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT)
+            self._links.callback(os.close, loaded)
+            link = syscall.open_raw_tracepoint(loaded, None if way is Mechanism.TYPED_TRACEPOINT else probe.name)
+            self._links.callback(os.close, link)
+        except OSError as error:
+            if probe.required:
+                raise
+            self._missing[probe.name] = error.strerror or str(error)
+        else:
+            self._attached.append(probe.name)
+
+    def _link(self, points: list[HookPoint]) -> None:
+        for point in points:
+            if point.slot not in self._hooks:
+                code = self._program.bytecode("on_hook")
+                if not code:
+                    raise OSError(0, "this kernel has no netfilter programs (Linux 6.4 brought them)")
+                self._hooks[point.slot] = syscall.load_program(f"hook_{point.slot}", _variant(code, point.slot),
+                                                               syscall.TYPE_NETFILTER, syscall.ATTACH_NETFILTER)
+                self._links.callback(os.close, self._hooks[point.slot])
+            self._links.callback(os.close, self._link_at(point))
+
+    def _link_at(self, point: HookPoint) -> int:
+        """A link at this point, or a little behind it where another tracer has the priority already."""
+        for priority in range(point.priority, point.priority + NEIGHBOURS):
+            try:
+                return syscall.link_netfilter(self._hooks[point.slot], NFPROTO[self._version], HOOKS.index(point.hook),
+                                              priority)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+        raise OSError(errno.EBUSY, f"{NEIGHBOURS} other tracers hold the hook {point.hook}")
+
+    def _decode(self, record: bytes) -> Event:
+        event = Event(*EVENT.unpack_from(record))
+        if not event.depth:
+            return event
+        frames = STACK.unpack_from(record, EVENT.size)[:event.depth]
+        return event._replace(stack=tuple(self._symbol(frame) for frame in frames))
+
+    def _symbol(self, address: int) -> str:
+        name = self._symbols.get(address)
+        if name is None:
+            name = self._symbols[address] = self._program.symbol(address)
+        return name
+
+
+def _variant(code: bytes, value: int) -> bytes:
+    """The program with `value` written over the mark that bpf/probes.c left in it."""
+    marked = [i for i in range(0, len(code), 8) if code[i] == MOVE_IMMEDIATE and code[i + 4:i + 8] == VARIANT_MARK]
+    assert len(marked) == 1, "bpf/probes.c marks one instruction"
+    at = marked[0] + 4
+    return code[:at] + struct.pack("<i", value) + code[at + 4:]
