@@ -123,8 +123,8 @@ class Host:
         try:
             return inode(path)
         except PermissionError:
-            raise UserError(f"The network namespace {path} may not be opened: run it with sudo, and in a container with "
-                            "CAP_SYS_PTRACE.") from None
+            raise UserError(f"The network namespace {path} may not be opened: run it with sudo, in a container with "
+                            "CAP_SYS_PTRACE too.") from None
         except OSError as error:
             raise UserError(f"The network namespace {path} cannot be opened ({(error.strerror or '').lower()}): "
                             "its process ended, or its engine runs on another machine.") from None
@@ -141,7 +141,8 @@ class Host:
             said += f" and no Docker engine answers at {at}{why}"
             other = "start it, or name a namespace with netns:NAME."
         else:
-            other = "`dnettrace lab status` shows its names." if self._where else "`docker ps` and `ip netns` show the names."
+            show = "`dnettrace lab status` shows" if self._where else "`docker ps` and `ip netns` show"
+            other = f"{show} the names."
         words = sorted({"host", *(c.name for c in directory.containers()), *directory.named_namespaces()})
         near = sorted(difflib.get_close_matches(word.removeprefix("netns:"), words, n=3, cutoff=0.5))
         return UserError(f"{said}: " + (f"did you mean {', '.join(near)}?" if near else other))
