@@ -136,7 +136,8 @@ def test_pairs_within_one_namespace_and_next_hops(small: Host) -> None:
 
     def change() -> None:
         for line in ("link add va type veth peer name vb", "link set va up", "link set vb up",
-                     "addr add 10.9.0.1/24 dev va", "route add 10.10.0.0/16 nexthop via 10.9.0.2 nexthop via 172.18.0.1",
+                     "addr add 10.9.0.1/24 dev va",
+                     "route add 10.10.0.0/16 nexthop via 10.9.0.2 nexthop via 172.18.0.1",
                      "route add blackhole 10.11.0.0/16", "route add prohibit 10.12.0.0/16",
                      "route add unreachable 10.13.0.0/16", "route add 10.14.0.0/16 via inet6 fe80::1 dev va"):
             subprocess.run(["ip", *line.split()], check=True)
