@@ -18,9 +18,8 @@ def up() -> None:
     """Make the lab. It stays until `lab down` or the next boot, and touches nothing outside its own namespaces."""
     from tracer.topology import lab as the_lab
 
-    was_up = the_lab.status().up
-    the_lab.up()
-    click.echo("The lab was up already." if was_up else "The lab is up: try `sudo dnettrace --lab ping c1 c2`.")
+    made = the_lab.up()
+    click.echo("The lab is up: try `sudo dnettrace --lab ping c1 c2`." if made else "The lab was up already.")
 
 
 @lab.command()
@@ -28,13 +27,22 @@ def down() -> None:
     """Remove the lab."""
     from tracer.topology import lab as the_lab
 
-    the_lab.down()
-    click.echo("The lab is down.")
+    click.echo("The lab is down." if the_lab.down() else "There was no lab.")
 
 
 @lab.command()
-def status() -> None:
-    """Say whether the lab is up, and what is in it."""
+def status() -> int:
+    """Say whether the lab is up, and what is in it. Exit status 1 if it is not."""
+    from tracer.errors import ExitStatus
     from tracer.topology import lab as the_lab
 
-    click.echo(str(the_lab.status()))
+    now = the_lab.status()
+    if not now.up:
+        click.echo("The lab is not up." if not now.namespaces else
+                   "The lab is half made: `sudo dnettrace lab up` repairs it, `lab down` removes it.")
+        return ExitStatus.LOST
+    for node, path in now.namespaces.items():
+        click.echo(f"{node:8} {path}")
+    if not now.bridge_filter:
+        click.echo("br_netfilter is off or not loaded: iptables does not see what docker0 switches.")
+    return ExitStatus.OK

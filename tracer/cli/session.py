@@ -16,8 +16,7 @@ from tracer.journey.assemble import Assembler
 from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes
 from tracer.model.journey import Journey, Result
-from tracer.model.report import Failure, MissingProbe, OnBridge, RoundTrip, Start, Summary
-from tracer.model.report import Place as ReportPlace
+from tracer.model.report import Failure, MissingProbe, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
 from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
 from tracer.topology.host import Host
@@ -27,6 +26,7 @@ from tracer.traffic.answer import SendFailure
 from tracer.traffic.echo import Pinger
 
 POLL_MS = 50  # also how late an answer is noticed whose own events were lost
+REARM_S = 0.1  # a pause between two requests that is worth taking the netfilter links away for
 RELOOK_S = 1.0  # between two looks at the network for a device that nobody knows
 
 
@@ -130,6 +130,7 @@ class Session:
         while remaining is None or remaining > 0 or self._waiting:
             now = time.monotonic()
             if (remaining is None or remaining > 0) and now >= next_send:
+                probes.arm()
                 self._send(next(sequence), pinger)
                 next_send += self._echo.interval
                 remaining = None if remaining is None else remaining - 1
@@ -140,6 +141,8 @@ class Session:
                 now_ns = time.monotonic_ns()
                 if assembler.settled(seq, now_ns) or now_ns - sent > self._echo.timeout * 1e9:
                     self._tell(seq, assembler)
+            if not self._waiting and next_send - time.monotonic() > REARM_S:
+                probes.disarm()
 
     def _send(self, seq: int, pinger: Pinger) -> None:
         self._tally.sent += 1
@@ -173,10 +176,17 @@ class Session:
 
     def _tell(self, seq: int, assembler: Assembler) -> None:
         del self._waiting[seq]
+        journeys = assembler.take(seq)
         failed = any(failure.seq == seq for failure in self._tally.failures)
         if seq not in self._answered and not failed:
-            self._tally.failures.append(Failure(seq, f"no answer within {self._echo.timeout:g} s"))
-        self._show(assembler.take(seq), assembler)
+            self._tally.failures.append(Failure(seq, self._why(journeys)))
+        self._show(journeys, assembler)
+
+    def _why(self, journeys: list[Journey]) -> str:
+        for journey in journeys:
+            if journey.kind in ("request", "reply") and journey.end.result is Result.DROPPED:
+                return f"the {journey.kind} was dropped in {journey.end.node}"
+        return f"no answer within {self._echo.timeout:g} s"
 
     def _show(self, journeys: list[Journey], assembler: Assembler) -> None:
         for journey in journeys:

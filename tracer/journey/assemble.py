@@ -10,10 +10,9 @@ from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode, is_question
 from tracer.journey.hops import HopReader
 from tracer.journey.tracks import Track, Tracks
 from tracer.model.journey import Journey, Packet, Result
-from tracer.model.layout import Place
+from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch, Machine
 from tracer.model.topology import LinkKey, Topology
-
 
 GRACE_NS = 20_000_000
 
@@ -116,28 +115,32 @@ class Assembler:
 
     def _reached(self, track: Track) -> bool:
         """Did this branch get to where the packet was meant to go?"""
-        last, packet = track.events[-1], packet_of(track)
+        last, goal = track.events[-1], self._goal(track)
+        return last.netns == goal and last.place in (Place.CONSUME, Place.DROP)
+
+    def _goal(self, track: Track) -> int | None:
+        """The namespace that the packet is meant for; None where nobody known has its destination address."""
+        packet = packet_of(track)
         address = packet.dst
         if packet.asked and packet.asking:
             address = packet.asked if is_question(packet) else packet.asking
-        goal = _owner(self._tracks.topology, address)
-        if goal is None and meaning(track).kind == "request":
-            goal = self._target
-        return last.netns == goal and last.place in (Place.CONSUME, Place.DROP)
+        owner = self._tracks.topology.owner(address)
+        return self._target if owner is None and meaning(track).kind == "request" else owner
 
     def _journey(self, number: int, events: list[Event], track: Track, flooded: bool, parent: int | None) -> Journey:
         machine, topology = self._machine(), self._tracks.topology
         what = meaning(track)
         hops = HopReader(self._tracks, machine, flooded).read(events)
-        seen = Seen(what.seq in self._answered if what.seq is not None else None, self._replied(what, events[-1].netns))
+        seen = Seen(what.seq in self._answered if what.seq is not None else None, self._replied(what, events[-1].netns),
+                    topology.namespaces.get(events[-1].netns))
         end, hop = conclude(events, hops, topology, machine, seen)
         if hop:
             hops.append(hop)
-        packet = packet_of(track)
-        goal = _owner(topology, packet.dst)
+        goal = self._goal(track)
+        target = topology.node(goal) if goal else end.node if end.result is Result.DELIVERED else None
         return Journey(
-            id=number, packet=packet, hops=tuple(hops), end=end, kind="copy" if parent else what.kind, seq=what.seq,
-            source=topology.node(track.events[0].netns), target=topology.node(goal) if goal else None, parent=parent,
+            id=number, packet=packet_of(track), hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
+            seq=what.seq, source=topology.node(track.events[0].netns), target=target, parent=parent,
             wall_ns=events[0].time + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0 and end.result is not Result.UNKNOWN)
 
@@ -164,9 +167,3 @@ def meaning(track: Track) -> Meaning:
     if packet.icmp_type == ECHO_REPLY.get(packet.proto):
         return Meaning("reply", packet.icmp_seq)
     return Meaning("other", None)
-
-
-def _owner(topology: Topology, address: str) -> int | None:
-    """The namespace that has this address."""
-    return next((namespace.inode for namespace in topology.namespaces.values() for link in namespace.links.values()
-                 if any(str(interface.ip) == address for interface in link.addresses)), None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode
-from tracer.journey.hops import device_name
+from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode, is_question
 from tracer.journey.stack import own_frames
+from tracer.journey.tracks import device_name
 from tracer.model.journey import End, Hop, Result, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Machine
-from tracer.model.topology import Topology
+from tracer.model.topology import Namespace, Topology
 
 # A packet that is freed inside one of these has reached its protocol: function -> what took it.
 RECEIVERS = {"icmp_rcv": "ICMP", "icmpv6_rcv": "ICMPv6", "arp_rcv": "ARP", "arp_process": "ARP",
@@ -41,6 +41,8 @@ REASONS = {
     "QDISC_DROP": "the queue was full",
     "DEV_READY": "the device at the other end is not up",
 }
+# the kernel's reason for an expired TTL says no more than "header"
+TTL_EXPIRED = (("IP_INHDR", "ip_forward"), ("IP_INHDR", "ip6_forward"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,11 @@ class Seen:
 
     answered: bool | None = None  # the sender's socket got the answer; None for what nobody waits for
     replied: bool = False  # a reply to this very request was seen to start
+    where: Namespace | None = None  # where it ended
 
 
-def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: Machine, seen: Seen) -> tuple[End, Hop | None]:
+def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: Machine,
+             seen: Seen) -> tuple[End, Hop | None]:
     """The end, and the hop to show for it where the last event is a place of its own (`deliver`)."""
     last = events[-1]
     node, device = topology.node(last.netns) if last.netns else None, device_name(last) or None
@@ -71,21 +75,22 @@ def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: 
         where = next((frame for frame in frames if not frame.startswith(FREEING)), "")
         return End(Result.DROPPED, node, device, stage, reason,
                    _dropped(reason or "", where, hops, events, machine)), None
-    left = hops and hops[-1].stage == Stage.EGRESS and hops[-1].bridge is None and _is_uplink(topology, hops[-1])
-    if left:
-        return End(Result.LEFT, node, device, Stage.EGRESS, detail=f"by {device}; what is behind it cannot be seen from here"), None
+    if hops and _is_uplink(topology, hops[-1]):
+        return End(Result.LEFT, node, device, Stage.EGRESS,
+                   detail=f"by {device}; what is behind it cannot be seen from here"), None
     if last.place == Place.CONSUME:
         where = next((frame for frame in frames if not frame.startswith(FREEING)), "an unknown function")
-        return End(Result.UNKNOWN, node, device, stage, detail=f"freed by {where} without being called a drop"), None
+        return End(Result.UNKNOWN, node, device, stage, detail=f"freed by {where}() without being called a drop"), None
     return End(Result.UNKNOWN, node, device, stage, detail="not seen again"), None
 
 
 def _delivered(event: Event, receiver: str, seen: Seen) -> str:
     packet = decode(event.protocol, event.packet[:event.captured])
     if packet.asked:
+        receiver = "ARP" if packet.proto == "arp" else "neighbour discovery"
         if not is_question(packet):
             return f"{receiver}, answer taken in"
-        return f"{receiver}, {'its own address' if seen.owner == packet.asked else f'{packet.asked} is not its own'}"
+        return f"{receiver}, {packet.asked} {'is' if seen.where and seen.where.has(packet.asked) else 'is not'} its own"
     if packet.proto in ECHO_REQUEST and packet.icmp_type == ECHO_REQUEST[packet.proto]:
         return f"{receiver} echo, {'answered' if seen.replied else 'no answer seen to start'}"
     if packet.proto in ECHO_REPLY and packet.icmp_type == ECHO_REPLY[packet.proto]:
@@ -96,8 +101,9 @@ def _delivered(event: Event, receiver: str, seen: Seen) -> str:
 
 
 def _is_uplink(topology: Topology, hop: Hop) -> bool:
+    """Did the packet's last hop hand it to a device whose other end is not on this machine?"""
     link = topology.link(hop.netns, hop.ifindex or 0)
-    return link is not None and not link.loopback and link.kind not in ("veth", "bridge")
+    return hop.stage is Stage.EGRESS and link is not None and not link.loopback and link.kind not in ("veth", "bridge")
 
 
 def _dropped(reason: str, where: str, hops: list[Hop], events: list[Event], machine: Machine) -> str:
@@ -105,6 +111,8 @@ def _dropped(reason: str, where: str, hops: list[Hop], events: list[Event], mach
     tables = _table_of_drop(events, machine) if reason == "NETFILTER_DROP" else ()
     if tables:
         parts.append("by " + " or ".join(f"table {t.table}, chain {t.chain} or one that it calls" for t in tables))
+    elif (reason, where) in TTL_EXPIRED:
+        parts.append("its time to live ran out")
     elif reason in REASONS:
         parts.append(REASONS[reason])
     if where:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tracer.journey.headers import decode, mac
 from tracer.journey.stack import FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
-from tracer.journey.tracks import Tracks
+from tracer.journey.tracks import Tracks, device_name
 from tracer.model.journey import Hop, Rewrite, Role, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Machine
@@ -61,7 +61,7 @@ class HopReader:
             return
         if bridge:
             self._decided(event, bridge)
-        peer = self._topology.peer(event.netns, event.ifindex)
+        peer = self._tracks.peer_of(event.netns, event.ifindex)
         if bridge:
             words = f"other end of {':'.join(peer)}" if peer else "out by this port"
         elif device_name(event) == "lo":
@@ -80,7 +80,7 @@ class HopReader:
         address = mac(event.ethernet[0:6])
         port = self._tracks.port_of(event.netns, bridge.ifindex, address, event.time)
         if int(address[:2], 16) & 1:
-            stage, words = Stage.L2_FLOOD, f"to every port ({'broadcast' if address == BROADCAST else 'multicast'})"
+            stage, words = Stage.L2_FLOOD, f"to every port ({_group(address)})"
         elif self._flooded:
             stage, words = Stage.L2_FLOOD, f"to every port (no fdb row for {address})"
         elif port is None and event.netns in self._topology.namespaces:
@@ -88,7 +88,7 @@ class HopReader:
             inferred = True
             stage, words = Stage.L2_FLOOD, f"to the only other port (no fdb row for {address} was read)"
         else:
-            peer = self._topology.peer(event.netns, event.ifindex)
+            peer = self._tracks.peer_of(event.netns, event.ifindex)
             row = f"fdb {address} dev {device_name(event)}" if port == event.ifindex else f"fdb row for {address} not seen"
             stage, words = Stage.L2_FORWARD, f"to the port of {peer[0] if peer else device_name(event)} ({row})"
         if not frames & SWITCHING:
@@ -108,7 +108,7 @@ class HopReader:
         if link and bridge and link.ifindex == bridge.ifindex:
             address = mac(event.ethernet[0:6])
             if int(address[:2], 16) & 1:
-                words = "as a NIC: a broadcast goes up to the host too"
+                words = f"as a NIC: a {_group(address)} goes up to the host too"
             elif address == link.mac:
                 words = f"as a NIC: the frame is for {bridge.name}'s own MAC, up to the host's IP layer"
             else:
@@ -116,7 +116,7 @@ class HopReader:
             seen = frozenset(own_frames(event.stack)) & UP_TO_THE_HOST
             self._add(event, Stage.L2_LOCAL, words, role=Role.NIC, bridge=bridge, inferred=not seen)
             return
-        peer = self._topology.peer(event.netns, event.ifindex)
+        peer = self._tracks.peer_of(event.netns, event.ifindex)
         if bridge:
             words = f"other end of {':'.join(peer)}, port of {bridge.name}" if peer else f"port of {bridge.name}"
         elif device_name(event) == "lo":
@@ -148,11 +148,10 @@ class HopReader:
         return self._topology.node(event.netns)
 
 
-def device_name(event: Event) -> str:
-    """The device's name at the time of the event."""
-    return event.name.partition(b"\0")[0].decode(errors="replace")  # a renamed device leaves its old tail behind the NUL
-
-
 def _same_hook(a: Event, b: Event) -> bool:
     """Are these two links at one traversal of one hook? A packet that meets the hook again begins at slot 0 again."""
     return (a.place, a.netns, a.hook, a.family) == (b.place, b.netns, b.hook, b.family) and a.slot > b.slot
+
+
+def _group(address: str) -> str:
+    return "broadcast" if address == BROADCAST else "multicast"

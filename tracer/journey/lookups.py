@@ -37,8 +37,5 @@ def _sentence(pair: tuple[str, str], asked: list[Journey], answer: Journey | Non
 
 
 def _name(address: str, topology: Topology) -> str:
-    for namespace in topology.namespaces.values():
-        for link in namespace.links.values():
-            if any(str(interface.ip) == address for interface in link.addresses):
-                return f"{topology.node(namespace.inode)} ({address})"
-    return address
+    owner = topology.owner(address)
+    return f"{topology.node(owner)} ({address})" if owner else address

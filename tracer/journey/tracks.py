@@ -37,6 +37,11 @@ class Track:
         return content(self.events[0])
 
 
+def device_name(event: Event) -> str:
+    """The device's name at the time of the event."""
+    return event.name.partition(b"\0")[0].decode(errors="replace")  # a renamed device leaves its old tail behind the NUL
+
+
 def content(event: Event) -> tuple[int, bytes]:
     return event.protocol, event.packet[:event.captured]
 
@@ -50,6 +55,7 @@ class Tracks:
         self.lost = 0
         self._live: dict[int, Track] = {}
         # (namespace, bridge, MAC) -> (port, when a frame from that MAC was first seen coming in there)
+        self._devices: dict[tuple[int, int], str] = {}  # (namespace, ifindex) -> name, as packets met them
         self._learned: dict[tuple[int, int, str], tuple[int, int]] = {}
 
     def feed(self, batch: Batch) -> list[Track]:
@@ -57,6 +63,7 @@ class Tracks:
         begun = []
         for event in batch.events:
             self.events += 1
+            self._devices[event.netns, event.ifindex] = device_name(event)
             if event.place == Place.RECEIVE:
                 self._learn(event)
             track = self._live.get(event.journey)
@@ -82,6 +89,15 @@ class Tracks:
     @property
     def live(self) -> tuple[Track, ...]:
         return tuple(self._live.values())
+
+    def peer_of(self, netns: int, ifindex: int) -> tuple[str, str] | None:
+        """(node, device) of the other end of a veth pair."""
+        link = self.topology.link(netns, ifindex)
+        if link is None or link.peer is None:
+            return None
+        other = self.topology.link(link.peer.netns, link.peer.ifindex)
+        seen = self._devices.get((link.peer.netns, link.peer.ifindex))
+        return self.topology.node(link.peer.netns), other.name if other else seen or f"if{link.peer.ifindex}"
 
     def port_of(self, netns: int, bridge: int, address: str, before: int) -> int | None:
         """The port that the bridge knew this MAC behind at that time: its FDB at the start, or frames seen since."""

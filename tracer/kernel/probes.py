@@ -49,7 +49,8 @@ class Probes:
         self._records: list[bytes] = []
         self._symbols: dict[int, str] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
-        self._watched: set[int] = set()
+        self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
+        self._armed = False
         self._points: dict[tuple[int, str, int], HookPoint] = {}
         self._attached: list[str] = []
         self._missing: dict[str, str] = {}
@@ -60,6 +61,7 @@ class Probes:
             self._reasons = {value: name.removeprefix("SKB_DROP_REASON_").removeprefix("SKB_")
                              for value, name in self._btf.enum("skb_drop_reason").items()}
             self._links = stack.enter_context(ExitStack())
+            self._hook_links = stack.enter_context(ExitStack())
             self._program = self._start()
             self._stack = stack.pop_all()
 
@@ -84,19 +86,34 @@ class Probes:
             hook_points=self._points)
 
     def watch(self, namespace: Namespace) -> None:
-        """Attach netfilter links in this namespace too. Where the kernel has none, that is noted once."""
+        """Have netfilter links in this namespace too, whenever armed. Where the kernel has none, that is noted once."""
         if namespace.inode in self._watched or "netfilter" in self._missing:
             return
-        self._watched.add(namespace.inode)
         points = hook_points(namespace, self._version)
         try:
-            in_namespace(namespace.path, lambda: self._link(points))
+            for slot in {point.slot for point in points} - self._hooks.keys():
+                self._hooks[slot] = self._load_hook(slot)
         except OSError as error:
             self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
             return
+        self._watched[namespace.inode] = (namespace.path, points)
         self._points.update({(p.netns, p.hook, p.slot): p for p in points})
         if "netfilter" not in self._attached:
             self._attached.append("netfilter")
+        if self._armed:
+            self._attach_links(namespace.inode)
+
+    def arm(self) -> None:
+        """Attach the netfilter links. They cost every packet of the host some 35 ns each, and so are there only while a
+        probe is under way; the tracepoints always are."""
+        if not self._armed:
+            self._armed = True
+            for inode in tuple(self._watched):
+                self._attach_links(inode)
+
+    def disarm(self) -> None:
+        self._armed = False
+        self._hook_links.close()
 
     def read(self, timeout_ms: int) -> Batch:
         """Wait for events, at most so long, and return all that there are, in the order in which they happened."""
@@ -148,16 +165,28 @@ class Probes:
         else:
             self._attached.append(probe.name)
 
-    def _link(self, points: list[HookPoint]) -> None:
-        for point in points:
-            if point.slot not in self._hooks:
-                code = self._program.bytecode("on_hook")
-                if not code:
-                    raise OSError(0, "this kernel has no netfilter programs (Linux 6.4 brought them)")
-                self._hooks[point.slot] = syscall.load_program(f"hook_{point.slot}", _variant(code, point.slot),
-                                                               syscall.TYPE_NETFILTER, syscall.ATTACH_NETFILTER)
-                self._links.callback(os.close, self._hooks[point.slot])
-            self._links.callback(os.close, self._link_at(point))
+    def _load_hook(self, slot: int) -> int:
+        code = self._program.bytecode("on_hook")
+        if not code:
+            raise OSError(0, "this kernel has no netfilter programs (Linux 6.4 brought them)")
+        program = syscall.load_program(f"hook_{slot}", _variant(code, slot), syscall.TYPE_NETFILTER,
+                                       syscall.ATTACH_NETFILTER)
+        self._links.callback(os.close, program)
+        return program
+
+    def _attach_links(self, inode: int) -> None:
+        path, points = self._watched[inode]
+
+        def attach() -> None:
+            for point in points:
+                self._hook_links.callback(os.close, self._link_at(point))
+
+        try:
+            in_namespace(path, attach)
+        except OSError as error:
+            del self._watched[inode]
+            if os.path.exists(path):  # otherwise its container ended, and no packet can be there
+                self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
 
     def _link_at(self, point: HookPoint) -> int:
         """A link at this point, or a little behind it where another tracer has the priority already."""

@@ -59,7 +59,7 @@ class Packet:
     asked: str | None = None  # the address whose MAC an ARP packet or a neighbour solicitation or advertisement is about
     asking: str | None = None  # who wants to know
     ttl: int | None = None  # or hop limit
-    quoted: "Packet | None" = None  # the packet that an ICMP error is about
+    quoted: Packet | None = None  # the packet that an ICMP error is about
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,10 @@ class Namespace:
         """The device that has this address."""
         return next((link for link in self.links.values() if any(i.ip == address for i in link.addresses)), None)
 
+    def has(self, address: str) -> bool:
+        """Does a device of it have this address? Loopback addresses are everybody's, and so nobody's."""
+        return any(str(i.ip) == address and not i.is_loopback for link in self.links.values() for i in link.addresses)
+
     def addresses(self, version: int) -> tuple[tuple[Link, Interface], ...]:
         """Each address of IP version 4 or 6 with its device; loopback and IPv6 link-local ones left out."""
         return tuple((link, i) for link in self.links.values() if not link.loopback for i in link.addresses
@@ -144,17 +148,13 @@ class Topology:
             return "host"
         return self.names.get(netns) or f"netns:{netns}"
 
+    def owner(self, address: str) -> int | None:
+        """The namespace that has this address."""
+        return next((n.inode for n in self.namespaces.values() if n.has(address)), None)
+
     def link(self, netns: int, ifindex: int) -> Link | None:
         namespace = self.namespaces.get(netns)
         return namespace.links.get(ifindex) if namespace else None
-
-    def peer(self, netns: int, ifindex: int) -> tuple[str, str] | None:
-        """(node, device) of the other end of a veth pair."""
-        link = self.link(netns, ifindex)
-        if not link or not link.peer:
-            return None
-        other = self.link(link.peer.netns, link.peer.ifindex)
-        return (self.node(link.peer.netns), other.name if other else f"if{link.peer.ifindex}")
 
     def bridge(self, netns: int, ifindex: int) -> Link | None:
         """The bridge that this device is a port of, or the device itself where it is a bridge."""

@@ -1,0 +1,73 @@
+"""Record real runs in the built-in lab for the unit tests: `sudo .venv/bin/python -m tests.unit.record`.
+
+Needs the lab up, just made (a lab that is used has its MAC addresses known), and nothing else running in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from tests.unit.recording import Recording, save
+from tracer.cli import session
+from tracer.cli.main import main
+from tracer.journey.assemble import Assembler
+from tracer.model.layout import Event
+from tracer.model.probes import Batch, Machine
+from tracer.model.topology import Topology
+from tracer.topology import lab
+
+RUNS = {
+    "one_bridge": ["ping", "c1", "c2", "-c", "2", "-i", "0.2"],
+    "one_bridge_v6": ["ping", "c2", "c1", "-6", "-c", "1"],
+    "gateway": ["ping", "c1", "host", "-c", "1"],
+    "from_host": ["ping", "host", "c3", "-c", "1"],
+    "outside": ["ping", "c1", "203.0.113.1", "-c", "1"],
+    "isolated": ["ping", "c1", "c3", "-c", "1"],
+    "ttl": ["ping", "c1", "203.0.113.1", "-c", "1", "--ttl", "1"],
+    "nobody": ["ping", "c1", "172.17.0.99", "-c", "1"],
+    "itself": ["ping", "c1", "127.0.0.1", "-c", "1"],
+}
+
+
+class Recorder(Assembler):
+    """An assembler that keeps what it is fed."""
+
+    last: Recorder
+
+    def __init__(self, topology: Topology, machine: Callable[[], Machine], target: int | None) -> None:
+        super().__init__(topology, machine, target)
+        self.fed: list[Event] = []
+        self.seqs: list[int] = []
+        self.kept, self.target = topology, target
+        Recorder.last = self
+
+    def feed(self, batch: Batch) -> None:
+        self.fed += batch.events
+        self.now = self._machine()
+        super().feed(batch)
+
+    def answered(self, seq: int) -> None:
+        self.seqs.append(seq)
+        super().answered(seq)
+
+
+def record(name: str, arguments: list[str]) -> None:
+    session.Assembler = Recorder  # type: ignore[misc]
+    main(["--lab", *arguments])
+    run = Recorder.last
+    links = run.kept.namespaces[run.kept.host].links.values()
+    names = {link.name: f"veth-{run.kept.node(link.peer.netns)}" for link in links
+             if link.kind == "veth" and link.peer and link.name.startswith("veth")}
+    save(name, Recording(run.kept, run.target, dict(run.now.reasons), list(run.now.hook_points.values()),
+                         run.now.clock_offset_ns, run.seqs, run.fed, names))
+
+
+if __name__ == "__main__":
+    for name, arguments in RUNS.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
+        lab.down()
+        lab.up()
+        record(name, arguments)
+    lab.down()

@@ -1,0 +1,1 @@
+"""Plain data: what everything else is said in."""
