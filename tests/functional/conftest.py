@@ -62,10 +62,13 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def lab(dnettrace: Dnettrace) -> Iterator[None]:
-    """The built-in lab, up for the session."""
+    """The built-in lab, up for the session. One that was up before stays up."""
+    was_up = any(NETNS.glob("dnettrace-lab-*"))
     up = dnettrace("lab", "up")
     assert up.returncode == 0, f"dnettrace lab up: {up.stderr or up.stdout}"
     yield
+    if was_up:
+        return
     down = dnettrace("lab", "down")
     assert down.returncode == 0, f"dnettrace lab down: {down.stderr or down.stdout}"
 
@@ -91,7 +94,7 @@ def output(*argv: str) -> str:
 def of_another_run(name: str) -> bool:
     """Belongs to tests that run on this machine at the same time."""
     match = OURS.search(name)
-    return bool(match) and int(match[1]) != os.getpid() and Path("/proc", match[1]).exists()
+    return match is not None and int(match[1]) != os.getpid() and Path("/proc", match[1]).exists()
 
 
 @pytest.fixture(scope="session", autouse=True)

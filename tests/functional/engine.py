@@ -23,7 +23,7 @@ from typing import Any
 
 BASE = Path("/var/tmp")
 NETNS = Path("/run/netns")
-OURS = re.compile(r"dnt(\d+)-(?:engine|host|wan)")
+OURS = re.compile(r"dnt(\d+)-[a-z0-9-]+")  # labs of tests are named like this, too
 TOOLS = ("sh", "sleep", "ping", "wget", "nc", "ip", "route", "arp", "httpd", "cat", "ls", "kill", "true", "false")
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -191,11 +191,12 @@ def stop_containers(engine: Engine) -> None:
 
 
 def clear_leftovers() -> None:
-    """Removes what engines of processes that are gone have left."""
+    """Removes what tests of processes that are gone have left."""
     for path in (*BASE.glob("dnt*-engine"), *NETNS.glob("dnt*-*")):
         match = OURS.fullmatch(path.name)
         if match and not Path("/proc", match[1]).exists():
             clear(f"dnt{match[1]}")
+            delete_namespace(path.name)
 
 
 def clear(name: str) -> None:
@@ -204,9 +205,13 @@ def clear(name: str) -> None:
     end_processes(home)
     unmount(home)
     for namespace in (f"{name}-host", f"{name}-wan"):
-        if (NETNS / namespace).exists():
-            subprocess.run(["ip", "netns", "del", namespace], capture_output=True)
+        delete_namespace(namespace)
     shutil.rmtree(home, ignore_errors=True)
+
+
+def delete_namespace(name: str) -> None:
+    if (NETNS / name).exists():
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 def end_processes(home: Path) -> None:
