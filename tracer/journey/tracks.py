@@ -91,13 +91,11 @@ class Tracks:
         return tuple(self._live.values())
 
     def peer_of(self, netns: int, ifindex: int) -> tuple[str, str] | None:
-        """(node, device) of the other end of a veth pair."""
-        link = self.topology.link(netns, ifindex)
-        if link is None or link.peer is None:
+        """As Topology.peer, with the device's name from a packet that met it where the namespace was not read."""
+        peer, link = self.topology.peer(netns, ifindex), self.topology.link(netns, ifindex)
+        if peer is None or link is None or link.peer is None:
             return None
-        other = self.topology.link(link.peer.netns, link.peer.ifindex)
-        seen = self._devices.get((link.peer.netns, link.peer.ifindex))
-        return self.topology.node(link.peer.netns), other.name if other else seen or f"if{link.peer.ifindex}"
+        return peer[0], self._devices.get((link.peer.netns, link.peer.ifindex), peer[1])
 
     def port_of(self, netns: int, bridge: int, address: str, before: int) -> int | None:
         """The port that the bridge knew this MAC behind at that time: its FDB at the start, or frames seen since."""

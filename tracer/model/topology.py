@@ -156,6 +156,14 @@ class Topology:
         namespace = self.namespaces.get(netns)
         return namespace.links.get(ifindex) if namespace else None
 
+    def peer(self, netns: int, ifindex: int) -> tuple[str, str] | None:
+        """(node, device) of the other end of a veth pair; a device that was not read is `if` and its ifindex."""
+        link = self.link(netns, ifindex)
+        if link is None or link.peer is None:
+            return None
+        other = self.link(link.peer.netns, link.peer.ifindex)
+        return self.node(link.peer.netns), other.name if other else f"if{link.peer.ifindex}"
+
     def bridge(self, netns: int, ifindex: int) -> Link | None:
         """The bridge that this device is a port of, or the device itself where it is a bridge."""
         link = self.link(netns, ifindex)

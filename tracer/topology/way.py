@@ -25,7 +25,7 @@ def addresses_on_the_way(source: Place, destination: Destination, topology: Topo
     host = topology.namespaces.get(topology.host)
     places = [source.path, host.path if host else None, destination.place.path if destination.place else None]
     for path in dict.fromkeys(filter(None, places)):
-        for goal in filter(None, (destination.address, sender)):
+        for goal in [destination.address, *([sender] if sender else [])]:
             route = route_get(path, goal)
             found.update(_of_route(route) if route else ())
     for namespace in topology.namespaces.values():

@@ -1,0 +1,47 @@
+"""Where netfilter links go."""
+
+from __future__ import annotations
+
+from tracer.kernel.hooks import FIRST, hook_points
+from tracer.model.layout import SLOTS
+from tracer.model.topology import BaseChain, Namespace
+
+
+def chain(hook: str, priority: int, table: str = "filter", family: str = "ip") -> BaseChain:
+    return BaseChain(family, table, hook.upper(), hook, priority)
+
+
+def points(*chains: BaseChain, version: int = 4) -> dict[str, list[tuple[int, list[str], bool]]]:
+    found: dict[str, list[tuple[int, list[str], bool]]] = {}
+    for point in hook_points(Namespace(1, "host", "", chains=chains), version):
+        found.setdefault(point.hook, []).append((point.priority, [t.table for t in point.tables], point.conntrack))
+    return found
+
+
+def test_one_link_a_hook_where_there_are_no_tables() -> None:
+    assert points() == {hook: [(FIRST, [], False)]
+                        for hook in ("prerouting", "input", "forward", "output", "postrouting")}
+
+
+def test_one_more_behind_each_priority_and_behind_conntrack() -> None:
+    found = points(chain("prerouting", -300, "raw"), chain("prerouting", -100, "nat"), chain("forward", 0),
+                   chain("forward", 0, "own", "inet"), chain("forward", 10, "late"))
+    assert found["prerouting"] == [(FIRST, [], False), (-299, ["raw"], False), (-199, [], True), (-99, ["nat"], False)]
+    assert found["forward"] == [(FIRST, [], False), (1, ["filter", "own"], False), (11, ["late"], False)]
+
+
+def test_neighbouring_priorities_share_a_link_since_a_bpf_hook_wants_one_for_itself() -> None:
+    found = points(chain("forward", 0), chain("forward", 1, "next"), chain("forward", 3, "third"))
+    assert found["forward"] == [(FIRST, [], False), (2, ["filter", "next"], False), (4, ["third"], False)]
+
+
+def test_only_chains_of_the_packets_family() -> None:
+    chains = chain("input", 0), chain("input", 0, "six", "ip6"), chain("input", 5, "both", "inet")
+    assert points(*chains)["input"] == [(FIRST, [], False), (1, ["filter"], False), (6, ["both"], False)]
+    assert points(*chains, version=6)["input"] == [(FIRST, [], False), (1, ["six"], False), (6, ["both"], False)]
+
+
+def test_more_tables_than_programs_share_the_last_link() -> None:
+    found = points(*(chain("input", priority, f"t{priority}") for priority in range(0, 400, 10)))["input"]
+    assert len(found) == SLOTS
+    assert found[-1] == (391, [f"t{priority}" for priority in range(100, 400, 10)], False)

@@ -1,0 +1,166 @@
+"""Recorded runs told as journeys: the sequence (node, device, stage), the roles, the rewrites and the end, in full."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.recording import Recording, load
+from tracer.model.journey import Journey, Result, Rewrite, Role, Stage
+
+REQUEST_ON_ONE_BRIDGE = [
+    "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress",
+    "host veth-c1 ingress", "host docker0 prerouting", "host docker0 l2_forward", "host docker0 forward",
+    "host docker0 postrouting", "host veth-c2 egress",
+    "c2 eth0 ingress", "c2 eth0 prerouting", "c2 eth0 input", "c2 - deliver"]
+
+
+def swapped(way: list[str]) -> list[str]:
+    return [hop.replace("c1", "C").replace("c2", "c1").replace("C", "c2") for hop in way]
+
+
+def told(name: str) -> tuple[Recording, list[Journey]]:
+    recording = load(name)
+    return recording, recording.journeys()
+
+
+def only(journeys: list[Journey], kind: str, seq: int | None = 1) -> Journey:
+    (found,) = [j for j in journeys if j.kind == kind and j.seq == seq]
+    return found
+
+
+def test_both_ways_over_one_bridge() -> None:
+    recording, journeys = told("one_bridge")
+    for seq in (1, 2):
+        request, reply = only(journeys, "request", seq), only(journeys, "reply", seq)
+        assert recording.way(request) == REQUEST_ON_ONE_BRIDGE
+        assert recording.way(reply) == swapped(REQUEST_ON_ONE_BRIDGE)
+        assert (request.end.result, request.end.node, request.end.detail) == \
+            (Result.DELIVERED, "c2", "ICMP echo, answered")
+        assert (reply.end.result, reply.end.node, reply.end.detail) == \
+            (Result.DELIVERED, "c1", "ICMP echo reply, received by the sender")
+        assert (request.source, request.target, request.packet.length) == ("c1", "c2", 84)
+        assert request.complete and not any(hop.inferred for hop in request.hops)
+
+
+def test_tables_and_conntrack_at_each_hook() -> None:
+    _recording, journeys = told("one_bridge")
+    at = {hop.stage: hop for hop in only(journeys, "request").hops if hop.node == "host"}
+    assert [(t.table, t.chain) for t in at[Stage.PREROUTING].tables] == [("nat", "PREROUTING")]
+    assert [(t.table, t.chain) for t in at[Stage.FORWARD].tables] == [("filter", "FORWARD")]
+    assert [(t.table, t.chain) for t in at[Stage.POSTROUTING].tables] == [("nat", "POSTROUTING")]
+    assert at[Stage.PREROUTING].conntrack == "NEW"
+    assert [hop.conntrack for hop in only(journeys, "reply").hops if hop.conntrack] == ["ESTABLISHED"]
+
+
+def test_the_switch_names_the_row_that_it_used() -> None:
+    recording, journeys = told("one_bridge")
+    (hop,) = [hop for hop in only(journeys, "request").hops if hop.role]
+    assert (hop.stage, hop.role, hop.bridge) == (Stage.L2_FORWARD, Role.SWITCH, "docker0")
+    assert recording.steady(hop.detail) == "as a SWITCH: to the port of c2 (fdb 02:42:ac:11:00:03 dev veth-c2)"
+
+
+def test_the_lookup_that_the_ping_caused_is_a_journey_and_its_other_branch_a_copy() -> None:
+    recording, journeys = told("one_bridge")
+    question, answer = [j for j in journeys if j.kind == "arp"]
+    assert recording.way(question) == ["c1 eth0 egress", "host veth-c1 ingress", "host docker0 l2_flood",
+                                       "host veth-c2 egress", "c2 eth0 ingress", "c2 - deliver"]
+    assert question.end.detail == "ARP, 172.17.0.3 is its own"
+    assert (answer.source, answer.target, answer.end.detail) == ("c2", "c1", "ARP, answer taken in")
+    (copy,) = [j for j in journeys if j.kind == "copy"]
+    assert copy.parent == question.id
+    assert recording.way(copy) == ["host docker0 l2_local", "host - deliver"]
+    assert copy.end.detail == "ARP, 172.17.0.3 is not its own"
+
+
+def test_journeys_count_in_the_order_of_first_sight() -> None:
+    _recording, journeys = told("one_bridge")
+    assert sorted(j.id for j in journeys) == list(range(1, len(journeys) + 1))
+    assert journeys[0].kind == "request" and journeys[0].id == 1
+
+
+def test_ipv6_looks_its_neighbour_up_through_the_hooks() -> None:
+    recording, journeys = told("one_bridge_v6")
+    assert recording.way(only(journeys, "request")) == swapped(REQUEST_ON_ONE_BRIDGE)
+    question, answer = [j for j in journeys if j.kind == "arp"]
+    flood = [hop for hop in question.hops if hop.stage is Stage.L2_FLOOD]
+    assert [hop.detail for hop in flood] == ["as a SWITCH: to every port (multicast)"]
+    assert (question.packet.asked, question.packet.asking) == ("fd00:17::2", "fd00:17::3")
+    assert (question.source, question.target, answer.target) == ("c2", "c1", "c2")
+    assert answer.end.detail == "neighbour discovery, answer taken in"
+
+
+def test_to_the_gateway_docker0_is_a_nic() -> None:
+    recording, journeys = told("gateway")
+    request, reply = only(journeys, "request"), only(journeys, "reply")
+    assert recording.way(request) == [
+        "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress", "host veth-c1 ingress", "host docker0 prerouting",
+        "host docker0 l2_local", "host docker0 input", "host - deliver"]
+    assert [(h.role, h.detail) for h in request.hops if h.role] == [
+        (Role.NIC, "as a NIC: the frame is for docker0's own MAC, up to the host's IP layer")]
+    assert recording.way(reply) == [
+        "host docker0 output", "host docker0 postrouting", "host docker0 egress", "host docker0 l2_forward",
+        "host veth-c1 egress", "c1 eth0 ingress", "c1 eth0 prerouting", "c1 eth0 input", "c1 - deliver"]
+    assert [h.role for h in reply.hops if h.role] == [Role.NIC, Role.SWITCH]
+
+
+def test_masquerade_changes_the_source_and_the_reply_changes_it_back() -> None:
+    recording, journeys = told("outside")
+    request, reply = only(journeys, "request"), only(journeys, "reply")
+    assert recording.way(request) == [
+        "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress", "host veth-c1 ingress", "host docker0 prerouting",
+        "host docker0 l2_local", "host docker0 forward", "host docker0 postrouting", "host eth0 egress",
+        "outside eth0 ingress", "outside eth0 prerouting", "outside eth0 input", "outside - deliver"]
+    assert {h.stage: h.rewrite for h in request.hops if h.rewrite} == {
+        Stage.POSTROUTING: Rewrite(src=("172.17.0.2", "198.51.100.2"))}
+    assert {h.stage: h.rewrite for h in reply.hops if h.rewrite} == {
+        Stage.PREROUTING: Rewrite(dst=("198.51.100.2", "172.17.0.2"))}
+    assert (reply.end.node, reply.end.result) == ("c1", Result.DELIVERED)
+
+
+def test_a_drop_names_the_table() -> None:
+    recording, journeys = told("isolated")
+    request = only(journeys, "request")
+    assert recording.way(request)[-1] == "host docker0 forward"
+    end = request.end
+    assert (end.result, end.node, end.device, end.stage, end.reason) == \
+        (Result.DROPPED, "host", "docker0", Stage.FORWARD, "NETFILTER_DROP")
+    assert end.detail.startswith("by table filter, chain FORWARD or one that it calls")
+    assert not [j for j in journeys if j.kind == "reply"]
+
+
+def test_an_expired_ttl_and_the_error_about_it() -> None:
+    recording, journeys = told("ttl")
+    request, error = only(journeys, "request"), only(journeys, "error")
+    assert (request.end.result, request.end.reason, request.end.detail) == \
+        (Result.DROPPED, "IP_INHDR", "its time to live ran out, in ip_forward()")
+    assert (error.source, error.target, error.end.result) == ("host", "c1", Result.DELIVERED)
+    assert error.packet.quoted and error.packet.quoted.icmp_seq == 1
+    assert recording.way(error)[0] == "host docker0 output"
+
+
+def test_nobody_has_the_address() -> None:
+    recording, journeys = told("nobody")
+    request = only(journeys, "request")
+    assert recording.way(request) == ["c1 eth0 output", "c1 eth0 postrouting"]
+    assert (request.end.result, request.end.node, request.end.reason) == (Result.DROPPED, "c1", "NEIGH_FAILED")
+    assert len([j for j in journeys if j.kind == "arp"]) == 3
+    assert request.target is None
+
+
+def test_loopback_never_leaves() -> None:
+    recording, journeys = told("itself")
+    request = only(journeys, "request")
+    assert (request.source, request.target) == ("c1", "c1")
+    assert recording.way(request) == ["c1 lo output", "c1 lo postrouting", "c1 lo egress", "c1 lo ingress",
+                                      "c1 lo prerouting", "c1 lo input", "c1 - deliver"]
+
+
+@pytest.mark.parametrize("name", ["one_bridge", "gateway", "outside", "isolated", "ttl", "nobody", "itself"])
+def test_a_probe_is_settled_only_when_all_of_it_is_known(name: str) -> None:
+    recording = load(name)
+    late = recording.events[-1].time + 10**9
+    assembler = recording.assembler()
+    assert assembler.settled(1, late)
+    first = assembler.take(1)
+    assert first[0].kind == "request"
+    assert not assembler.take(1), "told once"
