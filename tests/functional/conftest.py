@@ -83,6 +83,7 @@ def traces() -> dict[str, set[str]]:
         "links": set(links),
         "nftables' tables": set(output("nft", "list", "tables").splitlines()),
         "mounts": {point for point in mounts() if point.startswith(watched) and not of_another_run(point)},
+        "the engine's settings": {str(path) for path in Path("/etc/docker").rglob("*")},
         "folders": {path.name for path in BASE.glob("dnt*-engine") if not of_another_run(path.name)},
     }
 
@@ -99,7 +100,7 @@ def of_another_run(name: str) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_leftovers() -> Iterator[None]:
-    """Fails the session when namespaces, links, tables, mounts or folders are left on the machine after it."""
+    """Fails the session when namespaces, links, tables, mounts or files are left on the machine after it."""
     clear_leftovers()
     before = traces()
     yield

@@ -9,6 +9,7 @@ data folder carry the pid of the process that started the engine, so that the ne
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ BASE = Path("/var/tmp")
 NETNS = Path("/run/netns")
 OURS = re.compile(r"dnt(\d+)-[a-z0-9-]+")  # labs of tests are named like this, too
 TOOLS = ("sh", "sleep", "ping", "wget", "nc", "ip", "route", "arp", "httpd", "cat", "ls", "kill", "true", "false")
+KEY = "deprecated-key-path"  # a setting of the daemon
 START_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -145,13 +147,13 @@ def start_daemon(engine: Engine) -> None:
     if libraries:
         env["LD_LIBRARY_PATH"] = ":".join([*libraries, *filter(None, [env.get("LD_LIBRARY_PATH")])])
     config = home / "daemon.json"  # else the machine's own /etc/docker/daemon.json is read
-    config.write_text("{}")
-    command = ["dockerd", f"--config-file={config}", f"--data-root={home}/data", f"--exec-root={home}/exec",
+    program = shutil.which("dockerd", path=env["PATH"])
+    assert program
+    # Engines before 25 write a key to /etc/docker unless told another place; later ones refuse a setting they do not know.
+    settings = {KEY: f"{home}/key.json"} if KEY.encode() in Path(program).read_bytes() else {}
+    config.write_text(json.dumps(settings))
+    command = [program, f"--config-file={config}", f"--data-root={home}/data", f"--exec-root={home}/exec",
                f"--host={engine.docker_host}", f"--pidfile={home}/dockerd.pid", "--shutdown-timeout=1"]
-    # Engines before 25 write a key to /etc/docker unless told another place; later ones do not know the option.
-    key = f"--deprecated-key-path={home}/key.json"
-    if subprocess.run(["dockerd", key, "--version"], env=env, capture_output=True).returncode == 0:
-        command.append(key)
     log = home / "dockerd.log"
     with log.open("wb") as out:
         # A session of its own: Ctrl-C in the terminal is for the tests, which then end the daemon in good order.
