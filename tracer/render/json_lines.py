@@ -1,0 +1,81 @@
+"""The output for programs: one JSON object a line. Fields are added, never renamed, within a schema number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TextIO
+
+from tracer.model.journey import Hop, Journey
+from tracer.model.report import Start, Summary
+
+SCHEMA = 1
+
+
+class JsonRenderer:
+    """Prints everything it is told, verbose or not: whoever reads it can leave things out himself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def header(self, start: Start) -> None:
+        self._print({
+            "type": "start", "schema": SCHEMA, "version": start.version, "kernel": start.kernel,
+            "probes": {"attached": start.attached, "missing": [asdict(probe) for probe in start.missing]},
+            "source": asdict(start.source), "destination": asdict(start.destination), "notes": start.notes,
+        })
+
+    def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
+        """The journey, then each of its copies as an object of its own."""
+        for one in (journey, *copies):
+            self._print(_journey(one))
+
+    def note(self, text: str) -> None:
+        self._print({"type": "note", "text": text})
+
+    def warning(self, text: str) -> None:
+        self._print({"type": "warning", "text": text})
+
+    def summary(self, summary: Summary) -> None:
+        self._print({
+            "type": "summary", "sent": summary.sent, "answered": summary.answered, "journeys": summary.journeys,
+            "events": summary.events, "lost_events": summary.lost_events,
+            "bridges": {name: list(roles) for name, roles in summary.bridges.items()},
+            "rtt_ms": asdict(summary.rtt) if summary.rtt else None, "ends": dict(summary.ends),
+            "failures": [asdict(failure) for failure in summary.failures],
+            "neighbor_lookups": summary.neighbor_lookups, "notes": summary.notes,
+        })
+
+    def _print(self, record: dict[str, object]) -> None:
+        # ASCII only, so that any stream takes it and no escape sequence reaches a terminal; json leaves DEL as it is.
+        line = json.dumps(record).replace("\x7f", "\\u007f")
+        self._stream.write(line + "\n")
+        self._stream.flush()  # a reader at the other end of a pipe gets each journey when it has happened
+
+
+def _journey(journey: Journey) -> dict[str, object]:
+    end = journey.end
+    return {
+        "type": "journey", "id": journey.id,
+        # All probes of a run have one ICMP id, so that they and their answers are one flow to conntrack too.
+        "flow": 1 if journey.kind in ("request", "reply", "error") else None,
+        "direction": journey.kind if journey.kind in ("request", "reply") else None, "seq": journey.seq,
+        "packet": asdict(journey.packet), "hops": [_hop(hop) for hop in journey.hops],
+        # Rules, causes and mends are not known yet to the data that this is made from.
+        "end": {"result": end.result.value, "node": end.node, "device": end.device, "reason": end.reason, "rule": None,
+                "cause": None, "mend": None, "stage": end.stage.value if end.stage else None, "detail": end.detail},
+        "complete": journey.complete, "lost_events": journey.lost_events, "kind": journey.kind,
+        "parent": journey.parent, "source": journey.source, "target": journey.target, "wall_ns": journey.wall_ns,
+        "duration_ns": journey.duration_ns,
+    }
+
+
+def _hop(hop: Hop) -> dict[str, object]:
+    return {
+        "t_ns": hop.t_ns, "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
+        "stage": hop.stage.value, "role": hop.role.value if hop.role else None, "rules": [],
+        "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": None, "detail": hop.detail,
+        "bridge": hop.bridge, "tables": [asdict(table) for table in hop.tables], "conntrack": hop.conntrack,
+        "inferred": hop.inferred,
+    }

@@ -1,0 +1,163 @@
+"""The output for a person at a terminal, or at the end of a pipe.
+
+Text only ever reaches the console as rich.text.Text that went through Alphabet.show(): markup in a container's name is
+not interpreted, an escape sequence in it is spelled out. Colour repeats what the words say and is never the only sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from tracer.model.journey import Hop, Journey, Result, Role, Stage
+from tracer.model.report import Place, Start, Summary
+from tracer.render import copies as copied, words
+from tracer.render.alphabet import Alphabet
+from tracer.render.columns import INDENT, Columns, Row
+
+_RESULT = {Result.DELIVERED: "bold green", Result.LEFT: "bold green", Result.RELAYED: "bold green",
+           Result.DROPPED: "bold red", Result.UNKNOWN: "bold yellow"}
+_ROLE = {Role.SWITCH: "cyan", Role.NIC: "magenta"}
+_REWRITE, _NAME, _DIM, _WARNING = "bold yellow", "bold", "dim", "yellow"
+_LEGEND = "~ not seen itself: concluded from what was seen, as the line says"
+
+
+class TextRenderer:
+    """Prints to `console`: laid out for its width if that is a terminal, else one line a hop and no width at all."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._alphabet = Alphabet(console.encoding)
+        self._columns = Columns(console, console.width if console.is_terminal else None)
+        self._below_hops = False  # what was printed last is a journey: a blank line sets the next thing apart
+        self._legend_given = False
+
+    def header(self, start: Start) -> None:
+        line = self._place(start.source) + self._text(" → ") + self._place(start.destination)
+        self._paragraph(line + self._text(words.where(start)))
+        missing: dict[str, list[str]] = {}
+        for probe in start.missing:
+            missing.setdefault(probe.why, []).append(probe.name)
+        for why, names in missing.items():
+            self._paragraph(self._text(f"! not observed here: {', '.join(names)} ({why})", _WARNING))
+        for note in start.notes:
+            self.note(note)
+        self._below_hops = True
+
+    def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
+        """A neighbour lookup is one line unless `verbose`; a copy given by itself is shown only if `verbose`, since its
+        place is with its parent's `copies`."""
+        if journey.kind == "copy" and not verbose:
+            return
+        if journey.kind == "arp" and not verbose:
+            self._lookup(journey, copies)
+            return
+        rows = [self._row(hop, journey.hops[at - 1] if at else None) for at, hop in enumerate(journey.hops)]
+        self._columns.fit(rows)
+        self._apart()
+        style = _RESULT[journey.end.result]
+        self._print(self._columns.title(self._title(journey), self._text(words.title_end(journey), style)))
+        self._print(self._columns.lay_out(rows))
+        if said := words.verdict(journey):
+            self._paragraph(self._text(said, style), rest=2)
+        if said := words.incomplete(journey):
+            self._paragraph(self._text(said, _WARNING), rest=2)
+        if copies:
+            self._copies(copies, verbose)
+        if not self._legend_given and any(hop.inferred for one in (journey, *copies) for hop in one.hops):
+            self._legend_given = True
+            self._paragraph(self._text(_LEGEND, _DIM), first=1)
+        self._below_hops = True
+
+    def note(self, text: str) -> None:
+        self._apart()
+        self._paragraph(self._text(text))
+
+    def warning(self, text: str) -> None:
+        self._apart()
+        self._paragraph(self._text(f"! {text}", _WARNING), rest=2)
+
+    def summary(self, summary: Summary) -> None:
+        self._below_hops = True
+        self._apart()
+        style = _RESULT[Result.DELIVERED if summary.answered == summary.sent else Result.UNKNOWN]
+        said = [words.totals(summary), *words.bridge_roles(summary.bridges), *summary.notes]
+        self._paragraph(self._text(said[0], style) + self._text("".join(f" {sentence}" for sentence in said[1:])))
+        for failure in summary.failures:
+            self._paragraph(self._text(f"✗ #{failure.seq}: {failure.text}", _RESULT[Result.DROPPED]), rest=2)
+        if losses := words.losses(summary):
+            self._paragraph(self._text(f"! {losses}", _WARNING), rest=2)
+
+    def _place(self, place: Place) -> Text:
+        name = self._text(place.name, _NAME)
+        return name if place.name == place.address else name + self._text(f" {place.address}")
+
+    def _title(self, journey: Journey) -> Text:
+        source, target = words.ends(journey)
+        kind = f"copy of an {words.packet_name(journey.packet)}" if journey.kind == "copy" else (
+            words.packet_name(journey.packet))
+        return Text.assemble(self._text(f"{words.number(journey)}{kind}", _NAME), "  ", self._text(source, _NAME),
+                             self._text(" → "), self._text(target, _NAME), f"  {journey.packet.length} bytes")
+
+    def _row(self, hop: Hop, before: Hop | None) -> Row:
+        number, unit = words.step(hop.t_ns - (before.t_ns if before else 0))
+        role = _ROLE[hop.role] if hop.role else ""
+        if before:
+            number = number if number.startswith("-") else f"+{number}"
+            unit = "" if unit == "µs" else unit
+        stage = "red" if hop.stage is Stage.DROP else ""
+        return Row("~" if hop.inferred else "", self._text(hop.node, _NAME), self._text(hop.device or "–", role),
+                   self._text(hop.stage.value, stage), self._words(hop, role or stage), number, self._text(unit).plain)
+
+    def _words(self, hop: Hop, style: str) -> Text:
+        parts = []
+        if tables := words.tables(hop):
+            parts.append(self._text(tables))
+        elif hop.stage in words.NETFILTER:
+            parts.append(self._text("no tables here", _DIM))
+        if rewrites := words.rewrites(hop):
+            parts.append(self._text(rewrites, _REWRITE))
+        if hop.detail:
+            parts.append(self._text(hop.detail, style))
+        return Text("; ").join(parts)
+
+    def _copies(self, copies: Sequence[Journey], verbose: bool) -> None:
+        if not verbose:
+            self._paragraph(self._text(copied.in_short(copies)), INDENT, INDENT + 2)
+            return
+        self._paragraph(self._text(f"+ {words.count(len(copies), 'copy', 'copies')}"), INDENT)
+        for group in copied.groups(copies):
+            style = _RESULT[group[0].end.result]
+            like = "" if len(group) == 1 else f"; the way of the one in {copied.node_of(group[0])}"
+            self._paragraph(self._text(copied.of(group), style) + self._text(f"{like}:"), INDENT + 2, INDENT + 4)
+            hops = group[0].hops
+            rows = [self._row(hop, hops[at - 1] if at else None) for at, hop in enumerate(hops)]
+            self._columns.fit(rows)
+            self._print(self._columns.lay_out(rows, INDENT * 2))
+
+    def _lookup(self, journey: Journey, copies: Sequence[Journey]) -> None:
+        # A bridge floods the question; it is one of the copies that reaches the one who was asked.
+        arrived = [one for one in (journey, *copies) if one.end.result is Result.DELIVERED]
+        shown = arrived[0] if arrived else journey
+        style = "" if shown.end.result in (Result.DELIVERED, Result.LEFT) else _RESULT[shown.end.result]
+        self._apart()
+        flooded = f", flooded: {words.count(len(copies), 'copy', 'copies')}" if copies else ""
+        self._paragraph(self._text(words.lookup(shown) + flooded, style))
+
+    def _text(self, text: str, style: str = "") -> Text:
+        return Text(self._alphabet.show(text), style)
+
+    def _apart(self) -> None:
+        if self._below_hops:
+            self._print([Text()])
+            self._below_hops = False
+
+    def _paragraph(self, text: Text, first: int = 0, rest: int = INDENT) -> None:
+        self._print(self._columns.wrapped(text, first, rest))
+
+    def _print(self, lines: Iterable[Text]) -> None:
+        for line in lines:
+            # Laid out already: rich must neither wrap nor crop it, nor colour what looks like a number.
+            self._console.print(line, soft_wrap=True, highlight=False)

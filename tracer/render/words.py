@@ -1,0 +1,209 @@
+"""Sentences and names for a person, without layout or colour. Text outputs share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tracer.model.journey import End, Hop, Journey, Packet, Result, Stage
+from tracer.model.report import Place, RoundTrip, Start, Summary
+
+NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
+CONNTRACK_PRIORITY = -200  # NF_IP_PRI_CONNTRACK: what lies before has no conntrack entry yet
+
+_UNREACHABLE = {
+    4: {0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable",
+        4: "fragmentation needed", 9: "network prohibited", 10: "host prohibited", 13: "prohibited by a filter"},
+    6: {0: "no route", 1: "prohibited by a filter", 2: "beyond the scope of the source", 3: "address unreachable",
+        4: "port unreachable", 5: "source address refused", 6: "reject route"},
+}
+_ICMP = {4: {0: "echo reply", 3: "destination unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded",
+             12: "parameter problem"},
+         6: {1: "destination unreachable", 2: "packet too big", 3: "time exceeded", 4: "parameter problem",
+             128: "echo request", 129: "echo reply", 133: "router solicitation", 134: "router advertisement",
+             135: "neighbor solicitation", 136: "neighbor advertisement", 137: "redirect"}}
+
+
+def duration(ns: int) -> tuple[str, str]:
+    """Number and unit: ("3.4", "µs"), ("47", "µs"), ("1.20", "ms")."""
+    us = ns / 1000
+    if us < 9.95:
+        return f"{us:.1f}", "µs"
+    if us < 999.5:
+        return f"{us:.0f}", "µs"
+    if us < 999_500:
+        return f"{us / 1000:.3g}", "ms"
+    return f"{us / 1e6:.2f}", "s"
+
+
+def step(ns: int) -> tuple[str, str]:
+    """As duration(), but a tenth of a microsecond is kept below a millisecond: steps are compared with each other."""
+    return (f"{ns / 1000:.1f}", "µs") if abs(ns) < 999_950 else duration(ns)
+
+
+def spelled(ns: int) -> str:
+    return " ".join(duration(ns))
+
+
+def packet_name(packet: Packet) -> str:
+    """"echo request", "ARP reply", "ICMP host unreachable", "tcp 40000 → 80"."""
+    if packet.proto == "arp":
+        return {1: "ARP request", 2: "ARP reply"}.get(packet.arp_op or 0, "ARP packet")
+    if packet.proto in ("icmp", "icmpv6"):
+        family = 4 if packet.proto == "icmp" else 6
+        kind, code = packet.icmp_type, packet.icmp_code
+        if kind == (3 if family == 4 else 1) and code in _UNREACHABLE[family]:
+            return f"ICMP error: {_UNREACHABLE[family][code]}"
+        name = _ICMP[family].get(-1 if kind is None else kind)
+        if name is None:
+            return f"{packet.proto} type {kind}"
+        return f"ICMP error: {name}" if packet.quoted else name
+    if packet.dport is not None:
+        return f"{packet.proto} {packet.sport} → {packet.dport}"
+    return packet.proto
+
+
+def number(journey: Journey) -> str:
+    return f"#{journey.seq} " if journey.seq is not None else ""
+
+
+def ends(journey: Journey) -> tuple[str, str]:
+    """Who sent it, and whom it is for."""
+    return journey.source or journey.packet.src, journey.target or journey.packet.dst
+
+
+def title_end(journey: Journey) -> str:
+    """How it ended, short enough for the title line."""
+    end = journey.end
+    took = spelled(journey.duration_ns)
+    if end.result is Result.DELIVERED:
+        return f"delivered in {took}"
+    if end.result is Result.LEFT:
+        return f"left by {end.device} after {took}" if end.device else f"left this host after {took}"
+    if end.result is Result.RELAYED:
+        return f"relayed to a proxy after {took}"
+    if end.result is Result.DROPPED:
+        return f"✗ dropped in {end.node} after {took}" if end.node else f"✗ dropped after {took}"
+    place = " ".join(part for part in _place(journey)[:2] if part)
+    return f"? not seen again after {place}" if place else "? never seen"
+
+
+def verdict(journey: Journey) -> str | None:
+    """The line below the hops of a packet that was not delivered: where, by what. None where there is nothing to add."""
+    end = journey.end
+    if end.result is Result.DELIVERED:
+        return None
+    node, device, stage = _place(journey)
+    place = " ".join(part for part in (node, device) if part)
+    if end.result in (Result.LEFT, Result.RELAYED):
+        return f"→ {end.detail}" if end.detail else None
+    if end.result is Result.DROPPED:
+        said = "✗ dropped" + (f" in {place}" if place else "") + (f", at {stage}" if stage else "")
+        said += f": {end.reason}" if end.reason else ""
+    else:
+        said = f"? not seen again after {place}" if place else "? never seen"
+        said += f" ({stage})" if stage else ""
+    return f"{said}: {end.detail}" if end.detail and not end.reason else f"{said}. {end.detail}".strip(". ")
+
+
+def _place(journey: Journey) -> tuple[str | None, str | None, str | None]:
+    """(node, device, stage) of the end, else of the last hop."""
+    end: End | Hop | None = journey.end
+    if journey.end.node is None and journey.end.device is None:
+        end = journey.hops[-1] if journey.hops else None
+    if end is None:
+        return None, None, None
+    return end.node, end.device, end.stage.value if end.stage else None
+
+
+def incomplete(journey: Journey) -> str | None:
+    if journey.lost_events:
+        return (f"! {count(journey.lost_events, 'event was', 'events were')} lost in the kernel while this packet "
+                "travelled: a hop may be missing above")
+    return None if journey.complete else "! a hop may be missing above"
+
+
+def tables(hop: Hop) -> str:
+    """"raw · conntrack NEW · nat": what the packet passed at a netfilter hook, in the order of priorities."""
+    rows = sorted(hop.tables, key=lambda table: table.priority)
+    names = [(row.priority, row.table if row.family in ("ip", "ip6") else f"{row.family} {row.table}") for row in rows]
+    parts = [name for priority, name in names if priority <= CONNTRACK_PRIORITY]
+    parts += [f"conntrack {hop.conntrack}"] if hop.conntrack else []
+    parts += [name for priority, name in names if priority > CONNTRACK_PRIORITY]
+    return " · ".join(parts)
+
+
+def rewrites(hop: Hop) -> str:
+    """"src 172.17.0.2 → 198.51.100.2"."""
+    if hop.rewrite is None:
+        return ""
+    pairs = (("src", hop.rewrite.src), ("dst", hop.rewrite.dst))
+    return ", ".join(f"{name} {pair[0]} → {pair[1]}" for name, pair in pairs if pair)
+
+
+def lookup(journey: Journey) -> str:
+    """A neighbour lookup in one line."""
+    asker, asked = ends(journey)
+    took = f"{count(len(journey.hops), 'hop')}, {spelled(journey.duration_ns)}"
+    if journey.packet.proto == "arp":
+        said = f"{asker} told {asked} its MAC" if journey.packet.arp_op == 2 else f"{asker} asked for {asked}'s MAC"
+    else:
+        said = f"{packet_name(journey.packet)} from {asker} to {asked}"
+    if journey.end.result in (Result.DELIVERED, Result.LEFT):
+        return f"{said}: {took}"
+    return f"{said}: {title_end(journey)} ({took})"
+
+
+def where(start: Start) -> str:
+    """", both on docker0 (172.17.0.1/16)"; "" where no bridge has part in it."""
+    source, destination = start.source, start.destination
+    if source.on and destination.on and source.on.bridge == destination.on.bridge:
+        if destination.on.itself or source.on.itself:
+            outer, own = (source, destination) if destination.on.itself else (destination, source)
+            return f", {outer.name} on {_bridge(outer)}, whose own address {own.address} is"
+        return f", both on {_bridge(source)}"
+    said = [f"{place.address} is {_bridge(place)}'s own" if place.on.itself else f"{place.name} on {_bridge(place)}"
+            for place in (source, destination) if place.on]
+    return "".join(f", {part}" for part in said)
+
+
+def _bridge(place: Place) -> str:
+    assert place.on
+    return place.on.bridge + (f" ({place.on.address})" if place.on.address and not place.on.itself else "")
+
+
+def totals(summary: Summary) -> str:
+    said = f"{summary.sent} sent, {summary.answered} answered"
+    return f"{said}, {round_trip(summary.rtt, summary.answered)}." if summary.rtt else f"{said}."
+
+
+def round_trip(rtt: RoundTrip, answered: int) -> str:
+    if answered == 1:
+        return f"rtt {rtt.avg:.3f} ms"
+    return f"rtt min/avg/max {rtt.min:.3f}/{rtt.avg:.3f}/{rtt.max:.3f} ms"
+
+
+def bridge_roles(bridges: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """A sentence for each bridge that the packets met: which of its two identities it had."""
+    all_switch = all(roles == ("switch",) for roles in bridges.values())
+    said = []
+    for name, roles in bridges.items():
+        if roles == ("switch",):
+            said.append(f"{name} was a switch on the whole way" + (": no routing took place." if all_switch else "."))
+        elif roles == ("nic",):
+            said.append(f"{name} was a NIC on the whole way: packets went through it into the host's own IP stack, "
+                        "or came out of it.")
+        elif roles:
+            said.append(f"{name} was both: a NIC, where packets went into the host's own IP stack or came out of it, "
+                        "and a switch, where it passed them from port to port.")
+    return said
+
+
+def losses(summary: Summary) -> str | None:
+    if not summary.lost_events:
+        return None
+    return (f"{count(summary.lost_events, 'event was', 'events were')} lost in the kernel: a hop that is not shown may "
+            "have happened all the same.")
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number} {singular}" if number == 1 else f"{number} {plural or singular + 's'}"
