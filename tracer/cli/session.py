@@ -83,18 +83,18 @@ class Session:
         """Resolve the names. UserError where they mean nothing."""
         if os.geteuid() != 0:
             raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
-        from tracer.traffic.resolve import resolve_for
-
         host = Host.lab() if in_lab else Host.here(os.environ)
         start = host.find(source)
-        goal = host.destination(destination, start, echo.version, resolve_for)
+        goal = host.destination(destination, start, echo.version, _resolve)
         renderer: Renderer
         if as_json:
             from tracer.render.json_lines import JsonRenderer
             renderer = JsonRenderer(sys.stdout)
         else:
-            from tracer.render.text import text_renderer
-            renderer = text_renderer(sys.stdout)
+            from rich.console import Console
+
+            from tracer.render.text import TextRenderer
+            renderer = TextRenderer(Console())
         return cls(host, start, goal, echo, renderer, verbose, tuple(dict.fromkeys((*start.notes, *goal.notes))))
 
     def run(self) -> ExitStatus:
@@ -238,3 +238,19 @@ def _on_bridge(topology: Topology, netns: int, address: Address | None) -> OnBri
         return None
     own = next((str(i) for i in bridge.addresses if i.version == address.version and not i.ip.is_link_local), None)
     return OnBridge(bridge.name, own)
+
+
+def _resolve(source: Place, name: str, version: int | None) -> Address:
+    """A hostname, as the source itself would resolve it."""
+    from tracer.traffic.resolve import resolve
+
+    etc = "/etc"
+    if source.container:
+        etc = f"/proc/{source.container.pid}/root/etc"
+    elif source.netns != _here():
+        etc = f"/etc/netns/{source.name}"
+    return resolve(name, source.path, etc, version)
+
+
+def _here() -> int:
+    return os.stat("/proc/self/ns/net").st_ino

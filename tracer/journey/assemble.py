@@ -137,7 +137,7 @@ class Assembler:
         if hop:
             hops.append(hop)
         goal = self._goal(track)
-        target = topology.node(goal) if goal else end.node if end.result is Result.DELIVERED else None
+        target = end.node if end.result is Result.DELIVERED else topology.node(goal) if goal else None
         return Journey(
             id=number, packet=packet_of(track), hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
             seq=what.seq, source=topology.node(track.events[0].netns), target=target, parent=parent,

@@ -58,6 +58,7 @@ def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: 
              seen: Seen) -> tuple[End, Hop | None]:
     """The end, and the hop to show for it where the last event is a place of its own (`deliver`)."""
     last = events[-1]
+    took = last.time - events[0].time
     node, device = topology.node(last.netns) if last.netns else None, device_name(last) or None
     if hops and not node:
         node, device = hops[-1].node, hops[-1].device
@@ -69,18 +70,18 @@ def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: 
     taken = reason == "NO_SOCKET" and seen.answered and receiver is not None
     if receiver and (last.place == Place.CONSUME or taken):
         words = _delivered(last, receiver, seen)
-        hop = Hop(last.time - events[0].time, last.netns, node or "", None, None, Stage.DELIVER, detail=words)
-        return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=words), hop
+        hop = Hop(took, last.netns, node or "", None, None, Stage.DELIVER, detail=words)
+        return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=words, t_ns=took), hop
     if last.place == Place.DROP:
         where = next((frame for frame in frames if not frame.startswith(FREEING)), "")
         return End(Result.DROPPED, node, device, stage, reason,
-                   _dropped(reason or "", where, hops, events, machine)), None
+                   _dropped(reason or "", where, events, machine), took), None
     if hops and _is_uplink(topology, hops[-1]):
         return End(Result.LEFT, node, device, Stage.EGRESS,
                    detail=f"by {device}; what is behind it cannot be seen from here"), None
     if last.place == Place.CONSUME:
         where = next((frame for frame in frames if not frame.startswith(FREEING)), "an unknown function")
-        return End(Result.UNKNOWN, node, device, stage, detail=f"freed by {where}() without being called a drop"), None
+        return End(Result.UNKNOWN, node, device, stage, detail=f"freed by {where}() without being called a drop", t_ns=took), None
     return End(Result.UNKNOWN, node, device, stage, detail="not seen again"), None
 
 
@@ -106,7 +107,7 @@ def _is_uplink(topology: Topology, hop: Hop) -> bool:
     return hop.stage is Stage.EGRESS and link is not None and not link.loopback and link.kind not in ("veth", "bridge")
 
 
-def _dropped(reason: str, where: str, hops: list[Hop], events: list[Event], machine: Machine) -> str:
+def _dropped(reason: str, where: str, events: list[Event], machine: Machine) -> str:
     parts = []
     tables = _table_of_drop(events, machine) if reason == "NETFILTER_DROP" else ()
     if tables:

@@ -105,6 +105,7 @@ class End:
     stage: Stage | None = None
     reason: str | None = None  # the kernel's name of the drop reason, without SKB_DROP_REASON_
     detail: str = ""  # for a person: what was seen, or why nothing can be said
+    t_ns: int | None = None  # when, since the journey's first hop; None: it was not seen to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +125,7 @@ class Journey:
 
     @property
     def duration_ns(self) -> int:
+        """From the first hop to the end, or to where it was last seen."""
+        if self.end.t_ns is not None:
+            return self.end.t_ns
         return self.hops[-1].t_ns if self.hops else 0

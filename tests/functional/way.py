@@ -1,0 +1,65 @@
+"""Reading what `dnettrace ping --json` printed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.functional.conftest import Done
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Output:
+    start: Row
+    journeys: list[Row]
+    summary: Row
+    done: Done
+    names: dict[str, str] = field(default_factory=dict)  # devices with random names -> steady ones
+
+    def of(self, kind: str, seq: int | None = None) -> list[Row]:
+        return [j for j in self.journeys if j["kind"] == kind and (seq is None or j["seq"] == seq)]
+
+    def only(self, kind: str, seq: int | None = 1) -> Row:
+        found = self.of(kind, seq)
+        assert len(found) == 1, f"{len(found)} journeys of kind {kind}, seq {seq}: {self.done.stdout}"
+        return found[0]
+
+    def way(self, journey: Row) -> list[str]:
+        """`node device stage role` of each hop; a veth port of the host is `veth>NODE` by what it leads to."""
+        return [" ".join(filter(None, (hop["node"], self._device(hop), hop["stage"], hop["role"])))
+                for hop in journey["hops"]]
+
+    def _device(self, hop: Row) -> str:
+        name = hop["device"] or "-"
+        if name.startswith("veth") and "other end of " in hop["detail"]:
+            return "veth>" + hop["detail"].partition("other end of ")[2].partition(":")[0]
+        return name
+
+
+def read(done: Done, status: int = 0) -> Output:
+    assert done.returncode == status, f"status {done.returncode}: {done.stderr or done.stdout}"
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [rows[0]["type"], rows[-1]["type"]] == ["start", "summary"], done.stdout
+    return Output(rows[0], [row for row in rows if row["type"] == "journey"], rows[-1], done)
+
+
+def switched(source: str, target: str, bridge: str = "docker0") -> list[str]:
+    """The whole way of an echo packet between two containers on one bridge, with br_netfilter."""
+    return [f"{source} eth0 output", f"{source} eth0 postrouting", f"{source} eth0 egress", f"host veth>{source} ingress",
+            f"host {bridge} prerouting", f"host {bridge} l2_forward switch", f"host {bridge} forward",
+            f"host {bridge} postrouting", f"host veth>{target} egress", f"{target} eth0 ingress",
+            f"{target} eth0 prerouting", f"{target} eth0 input", f"{target} - deliver"]
+
+
+def to_host(source: str, bridge: str = "docker0") -> list[str]:
+    return [f"{source} eth0 output", f"{source} eth0 postrouting", f"{source} eth0 egress", f"host veth>{source} ingress",
+            f"host {bridge} prerouting", f"host {bridge} l2_local nic", f"host {bridge} input", "host - deliver"]
+
+
+def from_host(target: str, bridge: str = "docker0") -> list[str]:
+    return [f"host {bridge} output", f"host {bridge} postrouting", f"host {bridge} egress nic",
+            f"host {bridge} l2_forward switch", f"host veth>{target} egress", f"{target} eth0 ingress",
+            f"{target} eth0 prerouting", f"{target} eth0 input", f"{target} - deliver"]
