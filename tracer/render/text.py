@@ -84,7 +84,8 @@ class TextRenderer:
         self._apart()
         style = _RESULT[Result.DELIVERED if summary.answered == summary.sent else Result.UNKNOWN]
         said = [words.totals(summary), *words.bridge_roles(summary.bridges), *summary.notes]
-        self._paragraph(self._text(said[0], style) + self._text("".join(f" {sentence}" for sentence in said[1:])))
+        self._paragraph(self._text(said[0], style) + self._text("".join(f" {sentence}" for sentence in said[1:])),
+                        rest=0)
         for failure in summary.failures:
             self._paragraph(self._text(f"✗ #{failure.seq}: {failure.text}", _RESULT[Result.DROPPED]), rest=2)
         if losses := words.losses(summary):
@@ -96,8 +97,7 @@ class TextRenderer:
 
     def _title(self, journey: Journey) -> Text:
         source, target = words.ends(journey)
-        kind = f"copy of an {words.packet_name(journey.packet)}" if journey.kind == "copy" else (
-            words.packet_name(journey.packet))
+        kind = words.packet_name(journey.packet) + (" (a copy)" if journey.kind == "copy" else "")
         return Text.assemble(self._text(f"{words.number(journey)}{kind}", _NAME), "  ", self._text(source, _NAME),
                              self._text(" → "), self._text(target, _NAME), f"  {journey.packet.length} bytes")
 

@@ -97,12 +97,13 @@ def verdict(journey: Journey) -> str | None:
     if end.result in (Result.LEFT, Result.RELAYED):
         return f"→ {end.detail}" if end.detail else None
     if end.result is Result.DROPPED:
-        said = "✗ dropped" + (f" in {place}" if place else "") + (f", at {stage}" if stage else "")
-        said += f": {end.reason}" if end.reason else ""
+        said = "✗ dropped" + (f" in {place}" if place else "")
+        said += f", at {stage}" if stage and end.stage is not Stage.DROP else ""
+        said += f" ({end.reason})" if end.reason else ""
     else:
         said = f"? not seen again after {place}" if place else "? never seen"
         said += f" ({stage})" if stage else ""
-    return f"{said}: {end.detail}" if end.detail and not end.reason else f"{said}. {end.detail}".strip(". ")
+    return f"{said}: {end.detail}" if end.detail else said
 
 
 def _place(journey: Journey) -> tuple[str | None, str | None, str | None]:
