@@ -45,7 +45,7 @@ _HOPS = (
 )
 REQUEST = Journey(1, packet(), _HOPS, End(Result.DELIVERED, "c2", "eth0"), "request", 1, "c1", "c2",
                   wall_ns=1_700_000_000_000_000_000)
-DROPPED = replace(REQUEST, hops=(*_HOPS[:4], replace(_HOPS[3], t_ns=16100, stage=Stage.DROP)),
+DROPPED = replace(REQUEST, hops=(*_HOPS[:4], replace(_HOPS[3], t_ns=16100, stage=Stage.DROP, tables=())),
                   end=End(Result.DROPPED, "host", "docker0", Stage.FORWARD, "NETFILTER_DROP",
                           "by a rule of a chain at this hook"))
 UNKNOWN = replace(REQUEST, hops=_HOPS[:2], lost_events=3, complete=False,

@@ -17,7 +17,8 @@ _STAGE = len("postrouting")  # the longest of them
 _NUMBER, _UNIT = len("+999.9"), len(" µs")
 _LEAST_WORDS = 24  # with less room for the words, a hop takes two lines
 _COMFORT = 80  # lines end here where there is more room and no need for it
-_MOST_PAD = 60  # in a pipe: longer words push their own line's time to the right, and no other's
+_READABLE = 100  # and so do paragraphs
+_MOST_PAD = 80  # in a pipe: longer words push their own line's time to the right, and no other's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class Columns:
 
     def wrapped(self, text: Text, first: int = 0, rest: int = INDENT) -> list[Text]:
         """A paragraph: its first line indented by `first`, the others by `rest`."""
-        return _indented(self._wrap(text, None if self.edge is None else self.edge - max(first, rest)), first, rest)
+        width = None if self.width is None else min(self.width, max(self.edge or 0, _READABLE)) - max(first, rest)
+        return _indented(self._wrap(text, width), first, rest)
 
     def title(self, left: Text, right: Text) -> list[Text]:
         """`right` at the lines' end; below `left` where both do not fit one line."""
@@ -118,7 +120,10 @@ class Columns:
     def _wrap(self, text: Text, width: int | None) -> list[Text]:
         if width is None or text.cell_len <= width:
             return [text]
-        return list(text.wrap(self._console, max(width, 4), overflow="fold"))
+        lines = list(text.wrap(self._console, max(width, 4), overflow="fold"))
+        for line in lines:
+            line.rstrip()
+        return lines
 
 
 def _time(row: Row) -> str:

@@ -47,12 +47,9 @@ class TextRenderer:
         self._below_hops = True
 
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
-        """A neighbour lookup is one line unless `verbose`; a copy given by itself is shown only if `verbose`, since its
-        place is with its parent's `copies`."""
-        if journey.kind == "copy" and not verbose:
-            return
-        if journey.kind == "arp" and not verbose:
-            self._lookup(journey, copies)
+        """Neighbour lookups, and copies by themselves, are shown only if `verbose`: note() says the first in a line, and
+        the others' place is with their parent's `copies`."""
+        if journey.kind in ("arp", "copy") and not verbose:
             return
         rows = [self._row(hop, journey.hops[at - 1] if at else None) for at, hop in enumerate(journey.hops)]
         self._columns.fit(rows)
@@ -136,15 +133,6 @@ class TextRenderer:
             rows = [self._row(hop, hops[at - 1] if at else None) for at, hop in enumerate(hops)]
             self._columns.fit(rows)
             self._print(self._columns.lay_out(rows, INDENT * 2))
-
-    def _lookup(self, journey: Journey, copies: Sequence[Journey]) -> None:
-        # A bridge floods the question; it is one of the copies that reaches the one who was asked.
-        arrived = [one for one in (journey, *copies) if one.end.result is Result.DELIVERED]
-        shown = arrived[0] if arrived else journey
-        style = "" if shown.end.result in (Result.DELIVERED, Result.LEFT) else _RESULT[shown.end.result]
-        self._apart()
-        flooded = f", flooded: {words.count(len(copies), 'copy', 'copies')}" if copies else ""
-        self._paragraph(self._text(words.lookup(shown) + flooded, style))
 
     def _text(self, text: str, style: str = "") -> Text:
         return Text(self._alphabet.show(text), style)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tracer.model.journey import End, Hop, Journey, Packet, Result, Stage
-from tracer.model.report import Place, RoundTrip, Start, Summary
+from tracer.model.report import OnBridge, RoundTrip, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
 CONNTRACK_PRIORITY = -200  # NF_IP_PRI_CONNTRACK: what lies before has no conntrack entry yet
@@ -141,35 +141,18 @@ def rewrites(hop: Hop) -> str:
     return ", ".join(f"{name} {pair[0]} → {pair[1]}" for name, pair in pairs if pair)
 
 
-def lookup(journey: Journey) -> str:
-    """A neighbour lookup in one line."""
-    asker, asked = ends(journey)
-    took = f"{count(len(journey.hops), 'hop')}, {spelled(journey.duration_ns)}"
-    if journey.packet.proto == "arp":
-        said = f"{asker} told {asked} its MAC" if journey.packet.arp_op == 2 else f"{asker} asked for {asked}'s MAC"
-    else:
-        said = f"{packet_name(journey.packet)} from {asker} to {asked}"
-    if journey.end.result in (Result.DELIVERED, Result.LEFT):
-        return f"{said}: {took}"
-    return f"{said}: {title_end(journey)} ({took})"
-
-
 def where(start: Start) -> str:
     """", both on docker0 (172.17.0.1/16)"; "" where no bridge has part in it."""
     source, destination = start.source, start.destination
-    if source.on and destination.on and source.on.bridge == destination.on.bridge:
-        if destination.on.itself or source.on.itself:
-            outer, own = (source, destination) if destination.on.itself else (destination, source)
-            return f", {outer.name} on {_bridge(outer)}, whose own address {own.address} is"
-        return f", both on {_bridge(source)}"
-    said = [f"{place.address} is {_bridge(place)}'s own" if place.on.itself else f"{place.name} on {_bridge(place)}"
-            for place in (source, destination) if place.on]
-    return "".join(f", {part}" for part in said)
+    if source.on and destination.on and source.on.bridge == destination.on.bridge and not (
+            source.on.itself or destination.on.itself):
+        return f", both on {_on(source.on)}"
+    return "".join(f", {place.address} is {place.on.bridge}'s own address" if place.on.itself
+                   else f", {place.name} on {_on(place.on)}" for place in (source, destination) if place.on)
 
 
-def _bridge(place: Place) -> str:
-    assert place.on
-    return place.on.bridge + (f" ({place.on.address})" if place.on.address and not place.on.itself else "")
+def _on(on: OnBridge) -> str:
+    return f"{on.bridge} ({on.address})" if on.address else on.bridge
 
 
 def totals(summary: Summary) -> str:

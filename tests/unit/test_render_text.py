@@ -1,0 +1,388 @@
+"""The text output at 40, 80 and 160 columns and in a pipe, to the character."""
+
+# ruff: noqa: E501  # lines in a pipe are as long as they need to be
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.unit import test_render_fixtures as given
+from tracer.model.journey import Journey
+from tracer.render.base import Renderer
+from tracer.render.text import TextRenderer
+
+
+class Stream(io.StringIO):
+    """With an encoding of its own, as a terminal has."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        super().__init__()
+        self._named = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._named
+
+
+def renderer(width: int | None, encoding: str = "utf-8", color: Any = None) -> tuple[Renderer, Stream]:
+    """For a terminal of so many columns, or for a pipe."""
+    stream = Stream(encoding)
+    console = Console(file=stream, width=width, force_terminal=width is not None, color_system=color, _environ={})
+    return TextRenderer(console), stream
+
+
+def run(width: int | None, encoding: str = "utf-8") -> str:
+    made, stream = renderer(width, encoding)
+    made.header(given.START)
+    made.note("c1 asked for the MAC of c2 first: 3 hops, 61 µs")
+    for journey in (given.REQUEST, given.DROPPED, given.UNKNOWN, given.MASQUERADED):
+        made.journey(journey)
+    made.summary(given.FAILED)
+    return stream.getvalue()
+
+
+def shown(journey: Journey, width: int | None = None, verbose: bool = False, copies: tuple[Journey, ...] = (),
+          encoding: str = "utf-8") -> list[str]:
+    made, stream = renderer(width, encoding)
+    made.journey(journey, verbose, copies)
+    return stream.getvalue().splitlines()
+
+
+AT_40 = """\
+c1 172.17.0.2 → c2 172.17.0.3, both
+   on docker0 (172.17.0.1/16)
+! not observed here: br_flood,
+   br_pass_frame_up (no kprobes here)
+c2 shares the namespace of c9.
+
+c1 asked for the MAC of c2 first: 3
+   hops, 61 µs
+#1 echo request  c1 → c2  84 bytes
+                      delivered in 47 µs
+   c1 eth0 egress                 0.0 µs
+     leaves the container
+   host vethf60c6b4 ingress      +3.4
+     other end of c1:eth0, port of
+     docker0
+   host docker0 prerouting       +9.1
+     raw · conntrack NEW · nat
+   host docker0 forward          +2.2
+     filter
+   host docker0 l2_forward       +0.6
+     as a SWITCH: to the port of c2 (fdb
+     02:42:ac:11:00:03)
+   host docker0 postrouting      +0.5
+     nat
+   host veth0df771b egress       +1.0
+     other end of c2:eth0
+   c2 eth0 ingress               +4.2
+     enters the container
+   c2 – deliver                 +26.0
+     ICMP echo, answered
+
+#1 echo request  c1 → c2  84 bytes
+           ✗ dropped in host after 16 µs
+   c1 eth0 egress                 0.0 µs
+     leaves the container
+   host vethf60c6b4 ingress      +3.4
+     other end of c1:eth0, port of
+     docker0
+   host docker0 prerouting       +9.1
+     raw · conntrack NEW · nat
+   host docker0 forward          +2.2
+     filter
+   host docker0 drop             +1.4
+✗ dropped in host docker0, at forward
+  (NETFILTER_DROP): by a rule of a chain
+  at this hook
+
+#1 echo request  c1 → c2  84 bytes
+   ? not seen again after host
+   vethf60c6b4
+   c1 eth0 egress                 0.0 µs
+     leaves the container
+   host vethf60c6b4 ingress      +3.4
+     other end of c1:eth0, port of
+     docker0
+? not seen again after host
+  vethf60c6b4 (ingress): no drop was
+  seen either
+! 3 events were lost in the kernel
+  while this packet travelled: a hop may
+  be missing above
+
+#1 echo request  c1 → 203.0.113.1  84
+   bytes
+              left by eth0 after 1.25 ms
+   c1 eth0 egress                 0.0 µs
+     leaves the container
+ ~ host docker0 l2_local         +4.0
+     as a NIC: up into the host (from
+     what followed)
+   host eth0 input               +5.0
+     conntrack NEW
+   host eth0 output              +0.5
+     no tables here
+   host eth0 postrouting        +1.24 ms
+     conntrack NEW · inet fw · nat; src
+     172.17.0.2 → 198.51.100.2
+ ~ not seen itself: concluded from
+   what was seen, as the line says
+
+3 sent, 1 answered, rtt 0.081 ms.
+docker0 was a NIC on the whole way:
+packets went through it into the host's
+own IP stack, or came out of it. br-web
+was both: a NIC, where packets went into
+the host's own IP stack or came out of
+it, and a switch, where it passed them
+from port to port.
+✗ #2: no answer within 1 s
+✗ #3: never left: no route to 10.9.0.1
+! 2 events were lost in the kernel: a
+  hop that is not shown may have
+  happened all the same.
+"""
+
+AT_80 = """\
+c1 172.17.0.2 → c2 172.17.0.3, both on docker0 (172.17.0.1/16)
+! not observed here: br_flood, br_pass_frame_up (no kprobes here)
+c2 shares the namespace of c9.
+
+c1 asked for the MAC of c2 first: 3 hops, 61 µs
+#1 echo request  c1 → c2  84 bytes                            delivered in 47 µs
+   c1    eth0         egress       leaves the container                   0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of         +3.4
+                                   docker0
+   host  docker0      prerouting   raw · conntrack NEW · nat             +9.1
+   host  docker0      forward      filter                                +2.2
+   host  docker0      l2_forward   as a SWITCH: to the port of c2 (fdb   +0.6
+                                   02:42:ac:11:00:03)
+   host  docker0      postrouting  nat                                   +0.5
+   host  veth0df771b  egress       other end of c2:eth0                  +1.0
+   c2    eth0         ingress      enters the container                  +4.2
+   c2    –            deliver      ICMP echo, answered                  +26.0
+
+#1 echo request  c1 → c2  84 bytes                 ✗ dropped in host after 16 µs
+   c1    eth0         egress       leaves the container                   0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of         +3.4
+                                   docker0
+   host  docker0      prerouting   raw · conntrack NEW · nat             +9.1
+   host  docker0      forward      filter                                +2.2
+   host  docker0      drop                                               +1.4
+✗ dropped in host docker0, at forward (NETFILTER_DROP): by a rule of a chain
+  at this hook
+
+#1 echo request  c1 → c2  84 bytes       ? not seen again after host vethf60c6b4
+   c1    eth0         egress       leaves the container                   0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of         +3.4
+                                   docker0
+? not seen again after host vethf60c6b4 (ingress): no drop was seen either
+! 3 events were lost in the kernel while this packet travelled: a hop may be
+  missing above
+
+#1 echo request  c1 → 203.0.113.1  84 bytes           left by eth0 after 1.25 ms
+   c1    eth0         egress       leaves the container                   0.0 µs
+ ~ host  docker0      l2_local     as a NIC: up into the host (from      +4.0
+                                   what followed)
+   host  eth0         input        conntrack NEW                         +5.0
+   host  eth0         output       no tables here                        +0.5
+   host  eth0         postrouting  conntrack NEW · inet fw · nat; src   +1.24 ms
+                                   172.17.0.2 → 198.51.100.2
+ ~ not seen itself: concluded from what was seen, as the line says
+
+3 sent, 1 answered, rtt 0.081 ms. docker0 was a NIC on the whole way: packets
+went through it into the host's own IP stack, or came out of it. br-web was
+both: a NIC, where packets went into the host's own IP stack or came out of it,
+and a switch, where it passed them from port to port.
+✗ #2: no answer within 1 s
+✗ #3: never left: no route to 10.9.0.1
+! 2 events were lost in the kernel: a hop that is not shown may have happened
+  all the same.
+"""
+
+AT_160 = """\
+c1 172.17.0.2 → c2 172.17.0.3, both on docker0 (172.17.0.1/16)
+! not observed here: br_flood, br_pass_frame_up (no kprobes here)
+c2 shares the namespace of c9.
+
+c1 asked for the MAC of c2 first: 3 hops, 61 µs
+#1 echo request  c1 → c2  84 bytes                                               delivered in 47 µs
+   c1    eth0         egress       leaves the container                                      0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
+   host  docker0      prerouting   raw · conntrack NEW · nat                                +9.1
+   host  docker0      forward      filter                                                   +2.2
+   host  docker0      l2_forward   as a SWITCH: to the port of c2 (fdb 02:42:ac:11:00:03)   +0.6
+   host  docker0      postrouting  nat                                                      +0.5
+   host  veth0df771b  egress       other end of c2:eth0                                     +1.0
+   c2    eth0         ingress      enters the container                                     +4.2
+   c2    –            deliver      ICMP echo, answered                                     +26.0
+
+#1 echo request  c1 → c2  84 bytes                                    ✗ dropped in host after 16 µs
+   c1    eth0         egress       leaves the container                                      0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
+   host  docker0      prerouting   raw · conntrack NEW · nat                                +9.1
+   host  docker0      forward      filter                                                   +2.2
+   host  docker0      drop                                                                  +1.4
+✗ dropped in host docker0, at forward (NETFILTER_DROP): by a rule of a chain at this hook
+
+#1 echo request  c1 → c2  84 bytes                          ? not seen again after host vethf60c6b4
+   c1    eth0         egress       leaves the container                                      0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
+? not seen again after host vethf60c6b4 (ingress): no drop was seen either
+! 3 events were lost in the kernel while this packet travelled: a hop may be missing above
+
+#1 echo request  c1 → 203.0.113.1  84 bytes                                    left by eth0 after 1.25 ms
+   c1    eth0         egress       leaves the container                                            0.0 µs
+ ~ host  docker0      l2_local     as a NIC: up into the host (from what followed)                +4.0
+   host  eth0         input        conntrack NEW                                                  +5.0
+   host  eth0         output       no tables here                                                 +0.5
+   host  eth0         postrouting  conntrack NEW · inet fw · nat; src 172.17.0.2 → 198.51.100.2  +1.24 ms
+ ~ not seen itself: concluded from what was seen, as the line says
+
+3 sent, 1 answered, rtt 0.081 ms. docker0 was a NIC on the whole way: packets went through it into the
+host's own IP stack, or came out of it. br-web was both: a NIC, where packets went into the host's own IP
+stack or came out of it, and a switch, where it passed them from port to port.
+✗ #2: no answer within 1 s
+✗ #3: never left: no route to 10.9.0.1
+! 2 events were lost in the kernel: a hop that is not shown may have happened all the same.
+"""
+
+PIPE = """\
+c1 172.17.0.2 → c2 172.17.0.3, both on docker0 (172.17.0.1/16)
+! not observed here: br_flood, br_pass_frame_up (no kprobes here)
+c2 shares the namespace of c9.
+
+c1 asked for the MAC of c2 first: 3 hops, 61 µs
+#1 echo request  c1 → c2  84 bytes  delivered in 47 µs
+   c1    eth0         egress       leaves the container                                      0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
+   host  docker0      prerouting   raw · conntrack NEW · nat                                +9.1
+   host  docker0      forward      filter                                                   +2.2
+   host  docker0      l2_forward   as a SWITCH: to the port of c2 (fdb 02:42:ac:11:00:03)   +0.6
+   host  docker0      postrouting  nat                                                      +0.5
+   host  veth0df771b  egress       other end of c2:eth0                                     +1.0
+   c2    eth0         ingress      enters the container                                     +4.2
+   c2    –            deliver      ICMP echo, answered                                     +26.0
+
+#1 echo request  c1 → c2  84 bytes  ✗ dropped in host after 16 µs
+   c1    eth0         egress       leaves the container                     0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0   +3.4
+   host  docker0      prerouting   raw · conntrack NEW · nat               +9.1
+   host  docker0      forward      filter                                  +2.2
+   host  docker0      drop                                                 +1.4
+✗ dropped in host docker0, at forward (NETFILTER_DROP): by a rule of a chain at this hook
+
+#1 echo request  c1 → c2  84 bytes  ? not seen again after host vethf60c6b4
+   c1    eth0         egress       leaves the container                     0.0 µs
+   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0   +3.4
+? not seen again after host vethf60c6b4 (ingress): no drop was seen either
+! 3 events were lost in the kernel while this packet travelled: a hop may be missing above
+
+#1 echo request  c1 → 203.0.113.1  84 bytes  left by eth0 after 1.25 ms
+   c1    eth0         egress       leaves the container                                            0.0 µs
+ ~ host  docker0      l2_local     as a NIC: up into the host (from what followed)                +4.0
+   host  eth0         input        conntrack NEW                                                  +5.0
+   host  eth0         output       no tables here                                                 +0.5
+   host  eth0         postrouting  conntrack NEW · inet fw · nat; src 172.17.0.2 → 198.51.100.2  +1.24 ms
+ ~ not seen itself: concluded from what was seen, as the line says
+
+3 sent, 1 answered, rtt 0.081 ms. docker0 was a NIC on the whole way: packets went through it into the host's own IP stack, or came out of it. br-web was both: a NIC, where packets went into the host's own IP stack or came out of it, and a switch, where it passed them from port to port.
+✗ #2: no answer within 1 s
+✗ #3: never left: no route to 10.9.0.1
+! 2 events were lost in the kernel: a hop that is not shown may have happened all the same.
+"""
+FLOODED = """\
+#1 ARP request  c1 → c2  28 bytes  ✗ dropped in host after 11 µs
+   c1    eth0     egress           0.0 µs
+   host  docker0  l2_flood       +11.0
+✗ dropped in host docker0 (OTHERHOST)
+   + 60 copies
+     1 delivered to c2:
+      host  veth0000000  egress           0.0 µs
+      c2    eth0         deliver        +61.0
+     59 dropped in c10, c11, c12, c13, c14, c15, c16, c17, c18, c19, c20, c21 and 47 more (ARP_NOT_MINE); the way of the one in c3:
+      host  veth0000001  egress           0.0 µs
+      c3    eth0         drop            +0.9
+"""
+
+
+@pytest.mark.parametrize(("width", "expected"), [(40, AT_40), (80, AT_80), (160, AT_160), (None, PIPE)],
+                         ids=["40", "80", "160", "pipe"])
+def test_to_the_character(width: int | None, expected: str) -> None:
+    assert run(width) == expected
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 72, 80, 100, 160])
+def test_nothing_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> None:
+    text = run(width)
+    assert max(map(len, text.splitlines())) <= width
+    letters = re.sub(r"\s", "", text)
+    assert len(letters) == len(re.sub(r"\s", "", PIPE))  # every character of the pipe's, in another order at most
+    assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+def test_a_stream_that_cannot_show_arrows_gets_ascii() -> None:
+    text = run(None, "ascii")
+    assert text.isascii()
+    assert "c1 172.17.0.2 -> c2 172.17.0.3" in text
+    assert "conntrack NEW | nat" in text
+    assert "delivered in 47 us" in text
+    assert "delivered in 47 µs" in run(None, "iso-8859-1")
+
+
+def test_text_from_outside_is_spelled_out_and_no_markup_is_taken() -> None:
+    lines = shown(given.HOSTILE)
+    assert lines[0] == r"#1 echo request  c\x1b[31m1 → [red]c2[/red]  84 bytes  delivered in 0.0 µs"
+    assert lines[1].split() == [
+        r"c\x1b[31m1", r"e\u202eth", "egress", r"[bold]x[/bold]\x07", "0.0", "µs"]
+    made, stream = renderer(None)
+    made.warning("\x1b]0;title\x07 [blink]now[/blink] \udcff\n")
+    assert stream.getvalue() == "! \\x1b]0;title\\x07 [blink]now[/blink] \\udcff\\n\n"
+
+
+def test_colours_say_how_it_ended_and_are_only_for_terminals() -> None:
+    for journey, code in ((given.REQUEST, "1;32"), (given.DROPPED, "1;31"), (given.UNKNOWN, "1;33")):
+        made, stream = renderer(80, color="standard")
+        made.journey(journey)
+        assert f"\x1b[{code}m" in stream.getvalue().splitlines()[0]
+    assert "\x1b" not in run(None)
+
+
+def test_a_conclusion_is_marked_and_the_mark_explained_once() -> None:
+    made, stream = renderer(None)
+    made.journey(given.MASQUERADED)
+    made.journey(given.MASQUERADED)
+    lines = stream.getvalue().splitlines()
+    assert len([line for line in lines if line.startswith(" ~ host")]) == 2
+    assert len([line for line in lines if line.startswith(" ~ not seen itself")]) == 1
+
+
+def test_lookups_and_their_copies_are_for_the_verbose_and_sixty_of_them_stay_few_lines() -> None:
+    assert shown(given.ARP, copies=given.FLOOD) == []
+    assert shown(given.FLOOD[0]) == []
+    assert shown(given.ARP, verbose=True, copies=given.FLOOD) == FLOODED.splitlines()
+
+
+def test_copies_of_a_request_are_counted() -> None:
+    assert shown(given.REQUEST, copies=given.FLOOD)[-1] == (
+        "   + 60 copies: 1 delivered to c2, 59 dropped in 59 places (ARP_NOT_MINE)")
+    assert shown(given.REQUEST, copies=given.FLOOD[:2])[-1] == (
+        "   + 2 copies: 1 delivered to c2, 1 dropped in c3 (ARP_NOT_MINE)")
+
+
+def test_a_long_name_wraps_in_its_column() -> None:
+    name = "a-container-with-a-very-long-name"
+    lines = shown(replace(given.REQUEST, hops=(replace(given.REQUEST.hops[0], node=name),)), 80)
+    assert [line.split()[0] for line in lines[1:]] == ["a-container-w", "ith-a-very-lo", "ng-name"]
+
+
+def test_wide_characters_count_as_two_columns() -> None:
+    lines = shown(replace(given.REQUEST, hops=(replace(given.REQUEST.hops[0], node="容器"), given.REQUEST.hops[2])), 80)
+    assert lines[1].index("eth0") == lines[2].index("docker0") - 2
