@@ -75,6 +75,7 @@ class Session:
         self._tally = Tally()
         self._waiting: dict[int, int] = {}  # seq -> when it was sent, CLOCK_MONOTONIC ns
         self._answered: set[int] = set()
+        self._errors: dict[int, str] = {}  # seq -> the ICMP error that came instead of an answer
         self._looked = 0.0
         self._puzzles: set[LinkKey] = set()
 
@@ -156,7 +157,9 @@ class Session:
     def _collect(self, probes: Probes, pinger: Pinger, assembler: Assembler, wait_ms: int) -> None:
         assembler.feed(probes.read(wait_ms))
         for answer in pinger.receive():
-            if answer.kind == "reply" and answer.seq in self._waiting and answer.seq not in self._answered:
+            if answer.kind == "error":
+                self._errors.setdefault(answer.seq, f"an ICMP error came from {answer.source}")
+            elif answer.kind == "reply" and answer.seq in self._waiting and answer.seq not in self._answered:
                 self._answered.add(answer.seq)
                 assembler.answered(answer.seq)
                 self._tally.rtts.append((answer.monotonic_ns - self._waiting[answer.seq]) / 1e6)
@@ -179,13 +182,15 @@ class Session:
         journeys = assembler.take(seq)
         failed = any(failure.seq == seq for failure in self._tally.failures)
         if seq not in self._answered and not failed:
-            self._tally.failures.append(Failure(seq, self._why(journeys)))
+            self._tally.failures.append(Failure(seq, self._why(seq, journeys)))
         self._show(journeys, assembler)
 
-    def _why(self, journeys: list[Journey]) -> str:
+    def _why(self, seq: int, journeys: list[Journey]) -> str:
         for journey in journeys:
             if journey.kind in ("request", "reply") and journey.end.result is Result.DROPPED:
                 return f"the {journey.kind} was dropped in {journey.end.node}"
+        if error := self._errors.get(seq):
+            return error
         return f"no answer within {self._echo.timeout:g} s"
 
     def _show(self, journeys: list[Journey], assembler: Assembler) -> None:

@@ -9,7 +9,7 @@ from tracer.journey.ends import Seen, conclude
 from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode, is_question
 from tracer.journey.hops import HopReader
 from tracer.journey.tracks import Track, Tracks
-from tracer.model.journey import Journey, Packet, Result
+from tracer.model.journey import Hop, Journey, Packet, Result, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch, Machine
 from tracer.model.topology import LinkKey, Topology
@@ -133,9 +133,9 @@ class Assembler:
         hops = HopReader(self._tracks, machine, flooded).read(events)
         seen = Seen(what.seq in self._answered if what.seq is not None else None, self._replied(what, events[-1].netns),
                     topology.namespaces.get(events[-1].netns))
-        end, hop = conclude(events, hops, topology, machine, seen)
-        if hop:
-            hops.append(hop)
+        end = conclude(events, hops, topology, machine, seen)
+        if end.result is Result.DELIVERED:
+            hops.append(Hop(end.t_ns or 0, events[-1].netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail))
         goal = self._goal(track)
         target = end.node if end.result is Result.DELIVERED else topology.node(goal) if goal else None
         return Journey(

@@ -54,35 +54,31 @@ class Seen:
     where: Namespace | None = None  # where it ended
 
 
-def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: Machine,
-             seen: Seen) -> tuple[End, Hop | None]:
-    """The end, and the hop to show for it where the last event is a place of its own (`deliver`)."""
+def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: Machine, seen: Seen) -> End:
+    """The end of the packet that these events, and the hops that were read from them, are of."""
     last = events[-1]
     took = last.time - events[0].time
-    node, device = topology.node(last.netns) if last.netns else None, device_name(last) or None
-    if hops and not node:
+    node, device = (topology.node(last.netns) if last.netns else None), device_name(last) or None
+    if hops and not node:  # the skb had lost its device
         node, device = hops[-1].node, hops[-1].device
     stage = hops[-1].stage if hops else None
     frames = own_frames(last.stack)
     receiver = next((RECEIVERS[frame] for frame in frames if frame in RECEIVERS), None)
+    where = next((frame for frame in frames if not frame.startswith(FREEING)), None)
     reason = machine.reasons.get(last.reason, str(last.reason)) if last.place == Place.DROP else None
     # An echo reply ends in icmp_rcv as "no (ping) socket" whenever a raw socket took a copy of it, as ours does.
-    taken = reason == "NO_SOCKET" and seen.answered and receiver is not None
+    taken = reason == "NO_SOCKET" and seen.answered
     if receiver and (last.place == Place.CONSUME or taken):
-        words = _delivered(last, receiver, seen)
-        hop = Hop(took, last.netns, node or "", None, None, Stage.DELIVER, detail=words)
-        return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=words, t_ns=took), hop
-    if last.place == Place.DROP:
-        where = next((frame for frame in frames if not frame.startswith(FREEING)), "")
-        return End(Result.DROPPED, node, device, stage, reason,
-                   _dropped(reason or "", where, events, machine), took), None
+        return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=_delivered(last, receiver, seen), t_ns=took)
+    if reason:
+        return End(Result.DROPPED, node, device, stage, reason, _dropped(reason, where, events, machine), took)
     if hops and _is_uplink(topology, hops[-1]):
-        return End(Result.LEFT, node, device, Stage.EGRESS,
-                   detail=f"by {device}; what is behind it cannot be seen from here"), None
+        words = f"by {device}; what is behind it cannot be seen from here"
+        return End(Result.LEFT, node, device, Stage.EGRESS, detail=words)
     if last.place == Place.CONSUME:
-        where = next((frame for frame in frames if not frame.startswith(FREEING)), "an unknown function")
-        return End(Result.UNKNOWN, node, device, stage, detail=f"freed by {where}() without being called a drop", t_ns=took), None
-    return End(Result.UNKNOWN, node, device, stage, detail="not seen again"), None
+        words = f"freed by {where or 'an unknown function'}() without being called a drop"
+        return End(Result.UNKNOWN, node, device, stage, detail=words, t_ns=took)
+    return End(Result.UNKNOWN, node, device, stage, detail="not seen again")
 
 
 def _delivered(event: Event, receiver: str, seen: Seen) -> str:
@@ -107,7 +103,7 @@ def _is_uplink(topology: Topology, hop: Hop) -> bool:
     return hop.stage is Stage.EGRESS and link is not None and not link.loopback and link.kind not in ("veth", "bridge")
 
 
-def _dropped(reason: str, where: str, events: list[Event], machine: Machine) -> str:
+def _dropped(reason: str, where: str | None, events: list[Event], machine: Machine) -> str:
     parts = []
     tables = _table_of_drop(events, machine) if reason == "NETFILTER_DROP" else ()
     if tables:
@@ -128,4 +124,4 @@ def _table_of_drop(events: list[Event], machine: Machine) -> tuple[Table, ...]:
         return ()
     last = hooked[-1]
     point = machine.hook_points.get((last.netns, HOOKS[last.hook], last.slot + 1))
-    return point.tables if point else ()
+    return point.tables or () if point else ()

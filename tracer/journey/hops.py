@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from tracer.journey.headers import decode, mac
 from tracer.journey.stack import FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.journey.tracks import Tracks, device_name
-from tracer.model.journey import Hop, Rewrite, Role, Stage
+from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
 from tracer.model.layout import Event, Place
-from tracer.model.probes import HOOKS, Machine
+from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, Topology
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -139,7 +139,7 @@ class HopReader:
         out = self._topology.link(first.netns, first.out_ifindex) if first.out_ifindex else None
         hop = Hop(first.time - self._start, first.netns, self._node(first), device_name(first), first.ifindex,
                   Stage(HOOKS[first.hook]), None, bridge.name if bridge and bridge.ifindex == first.ifindex else None,
-                  tables=tuple(table for point in points if point for table in point.tables), conntrack=conntrack,
+                  tables=_tables(points), conntrack=conntrack,
                   rewrite=rewrite if rewrite.src or rewrite.dst else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
         self._hops.append(hop)
@@ -151,6 +151,13 @@ class HopReader:
 def _same_hook(a: Event, b: Event) -> bool:
     """Are these two links at one traversal of one hook? A packet that meets the hook again begins at slot 0 again."""
     return (a.place, a.netns, a.hook, a.family) == (b.place, b.netns, b.hook, b.family) and a.slot > b.slot
+
+
+def _tables(points: list[HookPoint | None]) -> tuple[Table, ...] | None:
+    """The tables that were passed; None where they are not known."""
+    if any(point is None or point.tables is None for point in points):
+        return None
+    return tuple(table for point in points if point for table in point.tables or ())
 
 
 def _group(address: str) -> str:

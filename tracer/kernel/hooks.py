@@ -22,8 +22,11 @@ def hook_points(namespace: Namespace, version: int) -> list[HookPoint]:
     """The links to attach in this namespace for IP version 4 or 6, in order of hook and priority."""
     points: list[HookPoint] = []
     for hook in HOOKS:
-        chains = [c for c in namespace.chains or () if c.hook == hook and c.family in FAMILIES[version]]
-        points += _at_hook(namespace.inode, hook, chains)
+        if namespace.chains is None:
+            points.append(HookPoint(namespace.inode, hook, 0, FIRST, None, False))
+        else:
+            chains = [c for c in namespace.chains if c.hook == hook and c.family in FAMILIES[version]]
+            points += _at_hook(namespace.inode, hook, chains)
     return points
 
 
@@ -41,8 +44,8 @@ def _at_hook(netns: int, hook: str, chains: Iterable[BaseChain]) -> list[HookPoi
             groups[-1].append(priority)
         else:
             groups.append([priority])
-    points = [HookPoint(netns, hook, 0, FIRST, (), False, not groups)]
+    points = [HookPoint(netns, hook, 0, FIRST, (), False)]
     for slot, group in enumerate(groups, 1):
         tables = tuple(Table(c.family, c.table, c.name, c.priority) for priority in group for c in by_priority[priority])
-        points.append(HookPoint(netns, hook, slot, group[-1] + 1, tables, CONNTRACK in group, slot == len(groups)))
+        points.append(HookPoint(netns, hook, slot, group[-1] + 1, tables, CONNTRACK in group))
     return points

@@ -90,7 +90,7 @@ class Hop:
     stage: Stage
     role: Role | None = None
     bridge: str | None = None  # the bridge that this hop belongs to: as itself or by one of its ports
-    tables: tuple[Table, ...] = ()
+    tables: tuple[Table, ...] | None = ()  # passed at a netfilter hook; None: they could not be read
     conntrack: str | None = None  # state as iptables names it: "NEW", "ESTABLISHED", "RELATED", ...
     rewrite: Rewrite | None = None
     detail: str = ""  # for a person

@@ -19,9 +19,8 @@ class HookPoint:
     hook: str
     slot: int  # counted from the first link at this hook
     priority: int
-    tables: tuple[Table, ...]  # that lie between the link before and this one
+    tables: tuple[Table, ...] | None  # that lie between the link before and this one; None: they could not be read
     conntrack: bool  # connection tracking's place lies there too
-    last: bool  # no table is known behind it
 
 
 @dataclass(frozen=True, slots=True)

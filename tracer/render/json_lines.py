@@ -76,6 +76,6 @@ def _hop(hop: Hop) -> dict[str, object]:
         "t_ns": hop.t_ns, "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
         "stage": hop.stage.value, "role": hop.role.value if hop.role else None, "rules": [],
         "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": None, "detail": hop.detail,
-        "bridge": hop.bridge, "tables": [asdict(table) for table in hop.tables], "conntrack": hop.conntrack,
-        "inferred": hop.inferred,
+        "bridge": hop.bridge, "tables": None if hop.tables is None else [asdict(table) for table in hop.tables],
+        "conntrack": hop.conntrack, "inferred": hop.inferred,
     }

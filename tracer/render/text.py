@@ -51,7 +51,8 @@ class TextRenderer:
         the others' place is with their parent's `copies`."""
         if journey.kind in ("arp", "copy") and not verbose:
             return
-        rows = [self._row(hop, journey.hops[at - 1] if at else None) for at, hop in enumerate(journey.hops)]
+        hops = list(journey.hops) if verbose else words.shown(journey)
+        rows = [self._row(hop, hops[at - 1] if at else None) for at, hop in enumerate(hops)]
         self._columns.fit(rows)
         self._apart()
         style = _RESULT[journey.end.result]

@@ -98,7 +98,8 @@ def verdict(journey: Journey) -> str | None:
         return f"→ {end.detail}" if end.detail else None
     if end.result is Result.DROPPED:
         said = "✗ dropped" + (f" in {place}" if place else "")
-        said += f", at {stage}" if stage and end.stage is not Stage.DROP else ""
+        when = "at" if end.reason in (None, "NETFILTER_DROP") else "after"
+        said += f", {when} {stage}" if stage and end.stage is not Stage.DROP else ""
         said += f" ({end.reason})" if end.reason else ""
     else:
         said = f"? not seen again after {place}" if place else "? never seen"
@@ -123,8 +124,19 @@ def incomplete(journey: Journey) -> str | None:
     return None if journey.complete else "! a hop may be missing above"
 
 
+def shown(journey: Journey) -> list[Hop]:
+    """The hops that matter: a container's hook without a table decides nothing, unless it is where the packet was last
+    seen."""
+    hops = journey.hops
+    return [hop for at, hop in enumerate(hops)
+            if not (hop.stage in NETFILTER and hop.node != "host" and hop.tables == () and not hop.conntrack
+                    and not hop.rewrite and hop.node in [later.node for later in hops[at + 1:at + 3]])]
+
+
 def tables(hop: Hop) -> str:
     """"raw · conntrack NEW · nat": what the packet passed at a netfilter hook, in the order of priorities."""
+    if hop.tables is None:
+        return "which tables there are could not be read"
     rows = sorted(hop.tables, key=lambda table: table.priority)
     names = [(row.priority, row.table if row.family in ("ip", "ip6") else f"{row.family} {row.table}") for row in rows]
     parts = [name for priority, name in names if priority <= CONNTRACK_PRIORITY]

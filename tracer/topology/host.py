@@ -179,7 +179,9 @@ class Host:
             raise self._unknown(word)
         try:
             address = resolve(source, word, version)
-        except (UserError, OSError):
+        except (UserError, OSError) as error:
+            if "." in word and isinstance(error, UserError):  # meant as a hostname: who was asked is what matters
+                raise
             raise self._unknown(word, f" ({source.name} cannot resolve it as a hostname either)") from None
         place = self._owner(address, source)
         return Destination(address, place, word, place.notes if place else ())
