@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -95,7 +96,7 @@ def test_a_terminal_s_width_is_kept(columns: int) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     child = subprocess.Popen([*program(), "--lab", "ping", "c1", "c2", "-c", "1"], stdout=theirs, stdin=subprocess.DEVNULL,
-                             env=os.environ | {"TERM": "dumb"})
+                             env=os.environ | {"TERM": "xterm"})
     os.close(theirs)
     text = b""
     while True:
@@ -105,9 +106,9 @@ def test_a_terminal_s_width_is_kept(columns: int) -> None:
             break
     os.close(ours)
     assert child.wait() == 0
-    lines = text.decode().splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
     assert max(map(len, lines)) <= columns
-    assert "SWITCH" in text.decode()
+    assert any("SWITCH" in line for line in lines)
 
 
 def test_ctrl_c_ends_with_the_summary() -> None:
@@ -147,6 +148,7 @@ def bpf_of(pid: int) -> list[str]:
 
 def test_kill_9_in_mid_run_leaves_nothing() -> None:
     namespaces = sorted(os.listdir("/run/netns"))
+    folders = set(Path("/tmp").glob("dnettrace-*"))
     tables = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
     child = subprocess.Popen([*program(), "--lab", "ping", "c1", "172.17.0.99", "-i", "0.2", "--json"],
                              stdout=subprocess.PIPE, text=True)
@@ -165,7 +167,7 @@ def test_kill_9_in_mid_run_leaves_nothing() -> None:
     assert not loaded_programs() & before
     assert sorted(os.listdir("/run/netns")) == namespaces
     assert subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout == tables
-    assert not list(Path("/tmp").glob("dnettrace-*"))
+    assert set(Path("/tmp").glob("dnettrace-*")) <= folders
 
 
 def loaded_programs() -> set[int]:

@@ -34,9 +34,15 @@ commands.add_command(lab)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; every error that a user can meet is one sentence on standard error."""
     try:
-        status = commands.main(arguments, prog_name="dnettrace", standalone_mode=False)
-        return int(status or ExitStatus.OK)
+        # not commands.main(): it has its own mind about closed pipes
+        with commands.make_context("dnettrace", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            return int(commands.invoke(context) or ExitStatus.OK)
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
     except click.UsageError as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2; before, an Exit
+            print(error.format_message(), file=sys.stderr)
+            return ExitStatus.ERROR
         hint = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
         print(f"dnettrace: {error.format_message()}{hint}", file=sys.stderr)
     except click.ClickException as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count as counter
 
@@ -27,7 +29,8 @@ from tracer.traffic.echo import Pinger
 
 POLL_MS = 50  # also how late an answer is noticed whose own events were lost
 REARM_S = 0.1  # a pause between two requests that is worth taking the netfilter links away for
-RELOOK_S = 1.0  # between two looks at the network for a device that nobody knows
+RELOOK_S = 0.5  # between two looks at the network for a device that nobody knows
+NAMING_S = 2.5  # how long a device may stay without a name before it is told without
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,9 @@ class Session:
         self._waiting: dict[int, int] = {}  # seq -> when it was sent, CLOCK_MONOTONIC ns
         self._answered: set[int] = set()
         self._errors: dict[int, str] = {}  # seq -> the ICMP error that came instead of an answer
+        self._interrupted = False
         self._looked = 0.0
-        self._puzzles: set[LinkKey] = set()
+        self._puzzles: dict[LinkKey, float] = {}  # devices that nobody knew -> when they were first met, monotonic s
 
     @classmethod
     def open(cls, source: str, destination: str, echo: Echo, *, in_lab: bool, verbose: bool, as_json: bool) -> Session:
@@ -92,10 +96,8 @@ class Session:
             from tracer.render.json_lines import JsonRenderer
             renderer = JsonRenderer(sys.stdout)
         else:
-            from rich.console import Console
-
-            from tracer.render.text import TextRenderer
-            renderer = TextRenderer(Console())
+            from tracer.render.text import PlainConsole, TextRenderer
+            renderer = TextRenderer(PlainConsole())
         return cls(host, start, goal, echo, renderer, verbose, tuple(dict.fromkeys((*start.notes, *goal.notes))))
 
     def run(self) -> ExitStatus:
@@ -112,23 +114,35 @@ class Session:
                                                 ttl=self._echo.ttl))
             assembler = Assembler(topology, lambda: probes.machine, self._target())
             self._renderer.header(self._start(topology, probes))
-            try:
-                self._loop(topology, probes, pinger, assembler)
-                status = ExitStatus.OK if len(self._answered) == self._tally.sent else ExitStatus.LOST
-            except KeyboardInterrupt:
-                self._collect(probes, pinger, assembler, 0)
-                status = ExitStatus.INTERRUPTED
+            with self._interruptible():
+                self._loop(probes, pinger, assembler)
             for seq in sorted(self._waiting):
                 self._tell(seq, assembler)
             self._show(assembler.rest(), assembler)
             self._renderer.summary(self._summary(assembler))
-        return status
+        if self._interrupted:
+            return ExitStatus.INTERRUPTED
+        return ExitStatus.OK if len(self._answered) == self._tally.sent else ExitStatus.LOST
 
-    def _loop(self, topology: Topology, probes: Probes, pinger: Pinger, assembler: Assembler) -> None:
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the loop at its next turn: as an exception, they would vanish in a callback of BCC's or
+        tear a journey from the output."""
+        def stop(_signal: int, _frame: object) -> None:
+            self._interrupted = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _loop(self, probes: Probes, pinger: Pinger, assembler: Assembler) -> None:
         sequence = counter(1)
         next_send = time.monotonic()
         remaining = self._echo.count
-        while remaining is None or remaining > 0 or self._waiting:
+        while not self._interrupted and (remaining is None or remaining > 0 or self._waiting):
             now = time.monotonic()
             if (remaining is None or remaining > 0) and now >= next_send:
                 probes.arm()
@@ -140,7 +154,8 @@ class Session:
             self._look_again(probes, assembler)
             for seq, sent in list(self._waiting.items()):
                 now_ns = time.monotonic_ns()
-                if assembler.settled(seq, now_ns) or now_ns - sent > self._echo.timeout * 1e9:
+                done = assembler.settled(seq, now_ns) or now_ns - sent > self._echo.timeout * 1e9
+                if done and not self._puzzling(assembler):
                     self._tell(seq, assembler)
             if not self._waiting and next_send - time.monotonic() > REARM_S:
                 probes.disarm()
@@ -166,16 +181,24 @@ class Session:
 
     def _look_again(self, probes: Probes, assembler: Assembler) -> None:
         """A packet was at a device that is not known: containers come and go. Read the network anew."""
+        now = time.monotonic()
         unknown = assembler.unknown()
-        if not unknown or (unknown <= self._puzzles and time.monotonic() - self._looked < RELOOK_S):
+        new = unknown - self._puzzles.keys()
+        self._puzzles.update(dict.fromkeys(new, now))
+        if not new and (now - self._looked < RELOOK_S or not self._puzzling(assembler)):
             return
-        self._puzzles, self._looked = unknown, time.monotonic()
+        self._looked = now
         named = {key.netns for key in unknown if self._host.refresh(key.netns)}
         topology = self._host.topology(named)
         for namespace in topology.namespaces.values():
             if namespace.inode in named and namespace.owner_of(self._destination.address):
                 probes.watch(namespace)
         assembler.know(topology, self._target())
+
+    def _puzzling(self, assembler: Assembler) -> bool:
+        """Is there a device that may yet get its name? A container's engine knows it only a moment after its first
+        packet, while a namespace that nobody made a name for stays without."""
+        return any(time.monotonic() - self._puzzles.get(key, 0.0) < NAMING_S for key in assembler.unknown())
 
     def _tell(self, seq: int, assembler: Assembler) -> None:
         del self._waiting[seq]

@@ -24,6 +24,13 @@ _REWRITE, _NAME, _DIM, _WARNING = "bold yellow", "bold", "dim", "yellow"
 _LEGEND = "~ not seen itself: concluded from what was seen, as the line says"
 
 
+class PlainConsole(Console):
+    """A console that leaves a closed pipe to its caller: rich would end the process with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 class TextRenderer:
     """Prints to `console`: laid out for its width if that is a terminal, else one line a hop and no width at all."""
 
