@@ -179,3 +179,33 @@ def test_an_engine_that_does_not_run(dnettrace: Dnettrace, engine: Engine) -> No
     assert done.stderr.count("\n") == 1
 
 
+
+
+def test_a_flood_is_one_journey_with_its_other_copies(ping: Ping, engine: Engine, extra: Callable[..., None]) -> None:
+    """The bridge lost c2's row, the sender still has its MAC: the request goes to every port, and c2's branch is the way."""
+    extra("third")
+    read(ping("c1", "c2", "-c", "1", "--json"))
+    mac = engine.docker("inspect", "-f", "{{.NetworkSettings.MacAddress}}", "c2")
+    port = next(line.split()[2] for line in engine.on_host("bridge", "fdb", "show", "br", "docker0").stdout.splitlines()
+                if line.startswith(mac))
+    assert engine.on_host("bridge", "fdb", "del", mac, "dev", port, "master").returncode == 0
+    output = read(ping("c1", "c2", "-c", "1", "--json"))
+    request = output.only("request")
+    assert output.way(request) == [h.replace("l2_forward", "l2_flood") for h in switched("c1", "c2")]
+    assert f"to every port (no fdb row for {mac})" in next(h["detail"] for h in request["hops"] if h["role"])
+    assert output.way(output.only("reply")) == switched("c2", "c1")
+    ends = {(copy["end"]["node"], copy["end"]["result"], copy["end"]["reason"]) for copy in output.of("copy", 1)}
+    assert ("third", "dropped", "OTHERHOST") in ends
+
+
+def test_a_promiscuous_bridge_makes_a_copy_for_the_host(ping: Ping, engine: Engine) -> None:
+    """As tcpdump on docker0 makes it: the copy that goes up is a branch, and the way is the same."""
+    assert engine.on_host("ip", "link", "set", "docker0", "promisc", "on").returncode == 0
+    try:
+        output = read(ping("c1", "c2", "-c", "1", "--json"))
+    finally:
+        engine.on_host("ip", "link", "set", "docker0", "promisc", "off")
+    assert output.way(output.only("request")) == switched("c1", "c2")
+    (copy,) = output.of("copy", 1)[:1]
+    assert copy["parent"] in {output.only("request")["id"], output.only("reply")["id"]}
+    assert "host docker0 l2_local nic" in output.way(copy)

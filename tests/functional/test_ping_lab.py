@@ -117,9 +117,8 @@ def test_ctrl_c_ends_with_the_summary() -> None:
     assert child.stdout
     lines = [child.stdout.readline() for _ in range(4)]
     child.send_signal(signal.SIGINT)
-    rest, _ = child.communicate(timeout=20)
-    rows = [json.loads(line) for line in (*lines, *rest.splitlines())]
-    assert child.returncode == 130
+    rows = [json.loads(line) for line in (*lines, *child.stdout)]
+    assert child.wait(timeout=20) == 130
     assert rows[-1]["type"] == "summary"
     assert rows[-1]["sent"] >= 1
 

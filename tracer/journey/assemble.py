@@ -102,7 +102,8 @@ class Assembler:
         branches = [track, *track.copies]
         main = next((b for b in branches if self._reached(b)), track)
         number = self._numbers[track.id]
-        flooded = bool(track.copies)
+        ports = {port for branch in branches for port in self._ports(branch)}
+        flooded = {bridge for bridge, _port in ports if len({p for b, p in ports if b == bridge}) > 1}
         shared = [e for e in track.events if e.time < main.begun] if main is not track else []
         journeys = [self._journey(number, [*shared, *main.events], track, flooded, None)]
         for branch in branches:
@@ -112,6 +113,12 @@ class Assembler:
                     own = self._numbers[branch.id] if branch is not track else self._numbers[main.id]
                     journeys.append(self._journey(own, events, track, flooded, number))
         return journeys
+
+    def _ports(self, track: Track) -> set[tuple[LinkKey, int]]:
+        """The bridges and their ports that it went out by."""
+        topology = self._tracks.topology
+        return {(LinkKey(e.netns, link.master), e.ifindex) for e in track.events if e.place == Place.QUEUE
+                and (link := topology.link(e.netns, e.ifindex)) is not None and link.master is not None}
 
     def _reached(self, track: Track) -> bool:
         """Did this branch get to where the packet was meant to go?"""
@@ -127,7 +134,8 @@ class Assembler:
         owner = self._tracks.topology.owner(address)
         return self._target if owner is None and meaning(track).kind == "request" else owner
 
-    def _journey(self, number: int, events: list[Event], track: Track, flooded: bool, parent: int | None) -> Journey:
+    def _journey(self, number: int, events: list[Event], track: Track, flooded: set[LinkKey],
+                 parent: int | None) -> Journey:
         machine, topology = self._machine(), self._tracks.topology
         what = meaning(track)
         hops = HopReader(self._tracks, machine, flooded).read(events)

@@ -10,7 +10,7 @@ from tracer.journey.tracks import Tracks, device_name
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
-from tracer.model.topology import Link, Topology
+from tracer.model.topology import Link, LinkKey, Topology
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 # enum ip_conntrack_info, in the words of iptables' --ctstate
@@ -20,11 +20,11 @@ CONNTRACK = {0: "ESTABLISHED", 1: "RELATED", 2: "NEW", 3: "ESTABLISHED", 4: "REL
 class HopReader:
     """Turns the events of one packet into its hops."""
 
-    def __init__(self, tracks: Tracks, machine: Machine, flooded: bool) -> None:
+    def __init__(self, tracks: Tracks, machine: Machine, flooded: set[LinkKey]) -> None:
         self._tracks = tracks
         self._topology: Topology = tracks.topology
         self._machine = machine
-        self._flooded = flooded  # copies of this packet went to other ports of a bridge
+        self._flooded = flooded  # bridges that sent copies of this packet out by several ports
         self._hops: list[Hop] = []
         self._start = 0
 
@@ -81,7 +81,7 @@ class HopReader:
         port = self._tracks.port_of(event.netns, bridge.ifindex, address, event.time)
         if int(address[:2], 16) & 1:
             stage, words = Stage.L2_FLOOD, f"to every port ({_group(address)})"
-        elif self._flooded:
+        elif LinkKey(event.netns, bridge.ifindex) in self._flooded:
             stage, words = Stage.L2_FLOOD, f"to every port (no fdb row for {address})"
         elif port is None and event.netns in self._topology.namespaces:
             # a lone copy: that the bridge did not know the port follows from its table alone

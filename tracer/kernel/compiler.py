@@ -39,7 +39,7 @@ def compile_program(btf: Btf, flags: tuple[str, ...]) -> Program:
         try:
             # BCC's own prologue is full of warnings; errors go to file descriptor 2, straight to the user: collecting them
             # would lose them where BCC dies of a half-parsed source, as 0.26 does
-            return _Bcc(bcc.BPF(text=_source("probes.c"), cflags=["-Wno-everything", *flags]))
+            return _Bcc(bcc.BPF(text=_source("probes.c").encode(), cflags=["-Wno-everything", *flags]))
         except Exception as error:
             raise UserError("The BPF programs did not compile on this kernel; please report this, with what clang wrote "
                             f"above ({error}).") from None
@@ -87,19 +87,19 @@ class _Bcc:
         return code
 
     def read_counters(self, array: str) -> list[int]:
-        return [value.value for value in self._bpf[array].values()]
+        return [value.value for value in self._bpf[array.encode()].values()]
 
     def write_array(self, array: str, value: bytes) -> None:
-        table = self._bpf[array]
+        table = self._bpf[array.encode()]
         table[table.Key(0)] = table.Leaf.from_buffer_copy(value)
 
     def write_keys(self, table: str, keys: Iterable[bytes]) -> None:
-        present = self._bpf[table]
+        present = self._bpf[table.encode()]
         for key in keys:
             present[present.Key.from_buffer_copy(key)] = present.Leaf(1)
 
     def open_ring(self, ring: str, callback: Callable[[bytes], None]) -> None:
-        self._bpf[ring].open_ring_buffer(lambda _context, data, size: callback(ctypes.string_at(data, size)))
+        self._bpf[ring.encode()].open_ring_buffer(lambda _context, data, size: callback(ctypes.string_at(data, size)))
 
     def poll(self, timeout_ms: int) -> None:
         self._bpf.ring_buffer_poll(timeout_ms)
