@@ -54,15 +54,6 @@ struct stack {
   u64 frames[STACK_DEPTH];
 };
 
-/* What to follow: written before the probes are attached. Numbers in network order. */
-struct selection {
-  u16 protocol;          /* ETH_P_IP or ETH_P_IPV6 */
-  u16 neighbor_protocol; /* ETH_P_ARP with IPv4; neighbour discovery is ICMPv6 and needs none */
-  u16 id;                /* ICMP echo identifier */
-  u8 transport;          /* IPPROTO_ICMP or IPPROTO_ICMPV6 */
-  u8 padding;
-};
-
 /* Key of the map of addresses that the selection names. */
 struct address {
   u8 bytes[16];        /* IPv4 in the first 4, zeros behind */

@@ -3,13 +3,13 @@
  * between their addresses. Decided once, at first sight; from then on the skb is followed whatever is rewritten. */
 #pragma once
 
-BPF_ARRAY(selections, struct selection, 1);
-BPF_HASH(addresses, struct address, u8, 64);
+/* What to follow is compiled in, since every load and compare on the untaken path is paid by all of the host's packets:
+ * PROTOCOL   ETH_P_IP or ETH_P_IPV6, as skb->protocol has it
+ * NEIGHBOR   ETH_P_ARP in the same order with IPv4; neighbour discovery is ICMPv6, so 0 with IPv6
+ * TRANSPORT  IPPROTO_ICMP or IPPROTO_ICMPV6, and TRANSPORT_AT, the offset at which the IP header has it
+ * ECHO_ID    the identifier, network order */
 
-static __always_inline struct selection *get_selection(void) {
-  int zero = 0;
-  return selections.lookup(&zero);
-}
+BPF_HASH(addresses, struct address, u8, 64); /* of both ends, and of who forwards between them */
 
 static __always_inline bool filter_address(const u8 *address, bool v4) {
   struct address key = {};
@@ -20,11 +20,11 @@ static __always_inline bool filter_address(const u8 *address, bool v4) {
 }
 
 /* An ICMP error is followed when the packet that it quotes would have been. */
-static __always_inline bool filter_quoted(struct selection *s, const u8 *l3, const struct headers *h, bool v4) {
+static __always_inline bool filter_quoted(const u8 *l3, const struct headers *h, bool v4) {
   u32 outer = v4 ? (h->l3[0] & 15) * 4 : 40;
   struct headers q;
-  get_headers(l3 + outer + 8, s->protocol, &q);
-  return (v4 ? q.l3[9] : q.l3[6]) == s->transport && *(u16 *)&q.l4[4] == s->id;
+  get_headers(l3 + outer + 8, PROTOCOL, &q);
+  return (v4 ? q.l3[9] : q.l3[6]) == TRANSPORT && *(u16 *)&q.l4[4] == ECHO_ID;
 }
 
 static __always_inline bool filter_neighbor(const u8 *l3, const struct headers *h) {
@@ -34,7 +34,7 @@ static __always_inline bool filter_neighbor(const u8 *l3, const struct headers *
   return filter_address(target, false) && filter_address(h->l4[0] == 135 ? &h->l3[8] : &h->l3[24], false);
 }
 
-static __always_inline bool filter_packet(struct selection *s, const u8 *l3, u16 protocol, const struct headers *h) {
+static __always_inline bool filter_packet(const u8 *l3, u16 protocol, const struct headers *h) {
   bool v4 = protocol == be16(ETH_P_IP);
   u8 type = h->l4[0];
   if (protocol == be16(ETH_P_ARP)) { /* sender and target, both */
@@ -44,11 +44,11 @@ static __always_inline bool filter_packet(struct selection *s, const u8 *l3, u16
     return filter_address(sender, true) && filter_address(target, true);
   }
   if (v4 ? (type == 3 || type == 11 || type == 12) : (type >= 1 && type <= 4))
-    return filter_quoted(s, l3, h, v4);
+    return filter_quoted(l3, h, v4);
   if (!v4 && (type == 135 || type == 136))
     return filter_neighbor(l3, h);
   if (v4 ? (type != 8 && type != 0) : (type != 128 && type != 129))
     return false;
-  return *(u16 *)&h->l4[4] == s->id && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
+  return *(u16 *)&h->l4[4] == ECHO_ID && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
                                         filter_address(v4 ? &h->l3[16] : &h->l3[24], v4));
 }

@@ -83,13 +83,10 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool m
   u16 protocol = LOAD(skb, protocol);
   u64 key = (u64)skb;
   struct headers h;
-  struct selection *s = get_selection();
-  if (!s)
-    return 0;
-  if (protocol == s->protocol) {
-    if (get_transport(l3, protocol) != s->transport)
+  if (protocol == PROTOCOL) {
+    if (get_transport(l3) != TRANSPORT)
       return 0;
-  } else if (protocol != s->neighbor_protocol || !protocol) {
+  } else if (!NEIGHBOR || protocol != NEIGHBOR) {
     return 0;
   }
   bool watched = is_active();
@@ -102,7 +99,7 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool m
     return known->journey;
   if (known)
     forget(key);
-  if (!may_begin || !filter_packet(s, l3, protocol, &h))
+  if (!may_begin || !filter_packet(l3, protocol, &h))
     return 0;
   /* unique: no two packets are first seen in one nanosecond on one CPU */
   struct followed begun = {.journey = bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 255), .identity = identity};

@@ -17,6 +17,8 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, Mechanism
 from tracer.model import layout
 
+FLAGS = ("-DTYPED", *probes.selection_flags(4, 1))
+
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: a failing compile may take BCC 0.26, and with it the process, down."""
@@ -32,20 +34,20 @@ def test_sizes_and_offsets_are_the_compiler_s(monkeypatch: pytest.MonkeyPatch) -
         checks.append(f"_Static_assert(__builtin_offsetof(struct event, {member}) == {offset}, \"{member}\");")
         offset += sizes[kind] * (length or 1)
     assert offset == layout.EVENT.size
-    for name, format in (("event", layout.EVENT), ("stack", layout.STACK), ("selection", layout.SELECTION)):
+    for name, format in (("event", layout.EVENT), ("stack", layout.STACK)):
         checks.append(f"_Static_assert(sizeof(struct {name}) == {format.size}, \"{name}\");")
     source = compiler._source
     monkeypatch.setattr(compiler, "_source", lambda name: source(name) + "\n".join(["", *checks, ""]))
-    compiler.compile_program(Btf(), ("-DTYPED",)).close()
+    compiler.compile_program(Btf(), FLAGS).close()
 
 
 def test_clang_s_words_reach_the_user() -> None:
     done = python("""
-        from tracer.kernel import compiler
+        from tracer.kernel import compiler, probes
         from tracer.kernel.btf import Btf
         source = compiler._source
         compiler._source = lambda name: source(name) + "int on_wrong(u64 *ctx) { return nonsense; }"
-        compiler.compile_program(Btf(), ("-DTYPED",))
+        compiler.compile_program(Btf(), probes.selection_flags(4, 1))
     """)
     assert done.returncode != 0
     assert "use of undeclared identifier 'nonsense'" in done.stderr

@@ -34,8 +34,8 @@ class Output:
 
     def _device(self, hop: Row) -> str:
         name = hop["device"] or "-"
-        if name.startswith("veth") and "other end of " in hop["detail"]:
-            return "veth>" + hop["detail"].partition("other end of ")[2].partition(":")[0]
+        if name.startswith("veth") and "peer of " in hop["detail"]:
+            return "veth>" + hop["detail"].partition("peer of ")[2].partition(":")[0]
         return name
 
 

@@ -164,3 +164,11 @@ def test_a_probe_is_settled_only_when_all_of_it_is_known(name: str) -> None:
     first = assembler.take(1)
     assert first[0].kind == "request"
     assert not assembler.take(1), "told once"
+
+
+def test_a_drop_stops_at_the_tables_behind_the_last_link() -> None:
+    _recording, journeys = told("isolated")
+    last = only(journeys, "request").hops[-1]
+    assert last.tables == ()
+    assert [t.table for t in last.stopped_at] == ["filter"]
+    assert not any(hop.stopped_at for hop in only(told("one_bridge")[1], "request").hops)

@@ -27,7 +27,7 @@ from tracer.topology.way import addresses_on_the_way, source_address
 from tracer.traffic.answer import SendFailure
 from tracer.traffic.echo import Pinger
 
-POLL_MS = 50  # also how late an answer is noticed whose own events were lost
+POLL_S = 0.05  # how late an answer is noticed whose own events were lost: events wake the loop
 REARM_S = 0.1  # a pause between two requests that is worth taking the netfilter links away for
 RELOOK_S = 0.5  # between two looks at the network for a device that nobody knows
 NAMING_S = 2.5  # how long a device may stay without a name before it is told without
@@ -149,7 +149,8 @@ class Session:
                 self._send(next(sequence), pinger)
                 next_send += self._echo.interval
                 remaining = None if remaining is None else remaining - 1
-            wait_ms = POLL_MS if remaining == 0 else min(POLL_MS, max(0, int((next_send - now) * 1000)))
+            pause = POLL_S if remaining == 0 or self._waiting else RELOOK_S
+            wait_ms = int(1000 * (pause if remaining == 0 else max(0.0, min(pause, next_send - now))))
             self._collect(probes, pinger, assembler, wait_ms)
             self._look_again(probes, assembler)
             for seq, sent in list(self._waiting.items()):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode, is_question
 from tracer.journey.stack import own_frames
 from tracer.journey.tracks import device_name
-from tracer.model.journey import End, Hop, Result, Stage, Table
+from tracer.model.journey import End, Hop, Result, Stage
 from tracer.model.layout import Event, Place
-from tracer.model.probes import HOOKS, Machine
+from tracer.model.probes import Machine
 from tracer.model.topology import Namespace, Topology
 
 # A packet that is freed inside one of these has reached its protocol: function -> what took it.
@@ -71,7 +71,7 @@ def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: 
     if receiver and (last.place == Place.CONSUME or taken):
         return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=_delivered(last, receiver, seen), t_ns=took)
     if reason:
-        return End(Result.DROPPED, node, device, stage, reason, _dropped(reason, where, events, machine), took)
+        return End(Result.DROPPED, node, device, stage, reason, _dropped(reason, where, hops), took)
     if hops and _is_uplink(topology, hops[-1]):
         words = f"by {device}; what is behind it cannot be seen from here"
         return End(Result.LEFT, node, device, Stage.EGRESS, detail=words)
@@ -103,9 +103,9 @@ def _is_uplink(topology: Topology, hop: Hop) -> bool:
     return hop.stage is Stage.EGRESS and link is not None and not link.loopback and link.kind not in ("veth", "bridge")
 
 
-def _dropped(reason: str, where: str | None, events: list[Event], machine: Machine) -> str:
+def _dropped(reason: str, where: str | None, hops: list[Hop]) -> str:
     parts = []
-    tables = _table_of_drop(events, machine) if reason == "NETFILTER_DROP" else ()
+    tables = hops[-1].stopped_at if hops and reason == "NETFILTER_DROP" else ()
     if tables:
         parts.append("by " + " or ".join(f"table {t.table}, chain {t.chain} or one that it calls" for t in tables))
     elif (reason, where) in TTL_EXPIRED:
@@ -115,13 +115,3 @@ def _dropped(reason: str, where: str | None, events: list[Event], machine: Machi
     if where:
         parts.append(f"in {where}()")
     return ", ".join(parts)
-
-
-def _table_of_drop(events: list[Event], machine: Machine) -> tuple[Table, ...]:
-    """The tables between the last netfilter link that it passed and the next, which it did not reach."""
-    hooked = [e for e in events if e.place == Place.HOOK]
-    if not hooked:
-        return ()
-    last = hooked[-1]
-    point = machine.hook_points.get((last.netns, HOOKS[last.hook], last.slot + 1))
-    return point.tables or () if point else ()

@@ -63,7 +63,7 @@ class HopReader:
             self._decided(event, bridge)
         peer = self._tracks.peer_of(event.netns, event.ifindex)
         if bridge:
-            words = f"other end of {':'.join(peer)}" if peer else "out by this port"
+            words = f"peer of {':'.join(peer)}" if peer else "out by this port"
         elif device_name(event) == "lo":
             words = f"never leaves {self._node(event)}"
         else:
@@ -118,7 +118,7 @@ class HopReader:
             return
         peer = self._tracks.peer_of(event.netns, event.ifindex)
         if bridge:
-            words = f"other end of {':'.join(peer)}, port of {bridge.name}" if peer else f"port of {bridge.name}"
+            words = f"peer of {':'.join(peer)}, port of {bridge.name}" if peer else f"port of {bridge.name}"
         elif device_name(event) == "lo":
             words = "loopback"
         else:
@@ -129,6 +129,7 @@ class HopReader:
         first, last = group[0], group[-1]
         bridge = self._topology.bridge(first.netns, first.ifindex)
         points = [self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)) for e in group]
+        stopped_at = self._tables_behind(last)
         conntrack = None
         if any(point and point.conntrack for point in points):
             conntrack = CONNTRACK.get(last.conntrack_info) if last.conntrack or last.conntrack_info == 7 else None
@@ -139,10 +140,15 @@ class HopReader:
         out = self._topology.link(first.netns, first.out_ifindex) if first.out_ifindex else None
         hop = Hop(first.time - self._start, first.netns, self._node(first), device_name(first), first.ifindex,
                   Stage(HOOKS[first.hook]), None, bridge.name if bridge and bridge.ifindex == first.ifindex else None,
-                  tables=_tables(points), conntrack=conntrack,
+                  tables=_tables(points), stopped_at=stopped_at, conntrack=conntrack,
                   rewrite=rewrite if rewrite.src or rewrite.dst else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
         self._hops.append(hop)
+
+    def _tables_behind(self, event: Event) -> tuple[Table, ...]:
+        """The tables between this netfilter link and the next one, which was not reached."""
+        point = self._machine.hook_points.get((event.netns, HOOKS[event.hook], event.slot + 1))
+        return point.tables or () if point else ()
 
     def _node(self, event: Event) -> str:
         return self._topology.node(event.netns)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tracer.journey.headers import is_question
 from tracer.model.journey import Journey
 from tracer.model.topology import Topology
 
 
-def sentences(journeys: Iterable[Journey], topology: Topology) -> list[str]:
+def sentences(journeys: Sequence[Journey], topology: Topology) -> list[str]:
     """One for each pair of asking and asked-for address."""
+    requests = [j for j in journeys if j.kind == "request"]
     questions: dict[tuple[str, str], list[Journey]] = {}
     answers: dict[tuple[str, str], Journey] = {}
     for journey in journeys:
@@ -20,11 +21,12 @@ def sentences(journeys: Iterable[Journey], topology: Topology) -> list[str]:
                 questions.setdefault((asked, asking), []).append(journey)
             else:
                 answers.setdefault((asked, asking), journey)
-    return [_sentence(pair, questions.get(pair, []), answers.get(pair), topology)
+    return [_sentence(pair, questions.get(pair, []), answers.get(pair), requests, topology)
             for pair in dict.fromkeys([*questions, *answers])]
 
 
-def _sentence(pair: tuple[str, str], asked: list[Journey], answer: Journey | None, topology: Topology) -> str:
+def _sentence(pair: tuple[str, str], asked: list[Journey], answer: Journey | None, requests: list[Journey],
+              topology: Topology) -> str:
     whose, who = (_name(address, topology) for address in pair)
     times = f"{len(asked)} times " if len(asked) > 1 else ""
     if not asked:
@@ -33,7 +35,8 @@ def _sentence(pair: tuple[str, str], asked: list[Journey], answer: Journey | Non
         return f"{who} asked {times}for the MAC of {whose}: no answer was seen"
     hops = len(asked[-1].hops) + len(answer.hops)
     took = answer.wall_ns + answer.duration_ns - asked[-1].wall_ns
-    return f"{who} asked {times}for the MAC of {whose} first: {hops} hops, {took / 1000:.0f} µs"
+    waited = any(r.wall_ns <= asked[0].wall_ns <= r.wall_ns + r.duration_ns for r in requests)
+    return f"{who} asked {times}for the MAC of {whose}{' first' if waited else ''}: {hops} hops, {took / 1000:.0f} µs"
 
 
 def _name(address: str, topology: Topology) -> str:

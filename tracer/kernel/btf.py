@@ -31,8 +31,8 @@ MEMBERS = {
 # Linux 6.4 (fd9c663b9ad6) brought netfilter programs; before, their context does not exist.
 OPTIONAL = ("bpf_nf_ctx", "nf_conn")
 
-PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC_PROTO, TYPE_TAG, ENUM64 = (
-    2, 3, 4, 5, 6, 8, 9, 10, 11, 13, 18, 19)  # BTF_KIND_*, include/uapi/linux/btf.h
+PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, TYPE_TAG, ENUM64 = (
+    2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 18, 19)  # BTF_KIND_*, include/uapi/linux/btf.h
 TRACE_RAW_TP = 23  # enum bpf_attach_type
 
 BASICS = """#pragma once
@@ -101,6 +101,11 @@ class Btf:
         pointer = self._type(type_id)[2]
         prototype = self._type(self._type(pointer)[2])
         return type_id, prototype[4] - 1  # the first parameter is void *data
+
+    def id(self, name: str, kind: int) -> int:
+        """The id of a type by its name and BTF kind; 0 where the kernel has none."""
+        found: int = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
+        return max(found, 0)
 
     def declarations(self) -> str:
         """C for MEMBERS, with HAVE_<struct> for each of OPTIONAL that exists. Raises UserError for one that must."""

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 
 from tracer.errors import UserError
-from tracer.kernel import syscall
+from tracer.kernel import btf, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import hook_points
-from tracer.model.layout import EVENT, SELECTION, STACK, Event
+from tracer.model.layout import EVENT, STACK, Event
 from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
 from tracer.model.topology import Address, Namespace
 from tracer.topology.netns import in_namespace
@@ -29,6 +30,8 @@ ICMP = {4: 1, 6: 58}  # IPPROTO_ICMP, IPPROTO_ICMPV6
 NFPROTO = {4: 2, 6: 10}
 VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
 NEIGHBOURS = 16  # tracers at one hook at the same time
+CAST_MARK = 0x5108  # bpf/read.h
+CALL, PSEUDO_KFUNC_CALL = 0x85, 2  # BPF_JMP | BPF_CALL, and its src_reg
 MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 
 
@@ -43,8 +46,7 @@ class Probes:
         if os.geteuid() != 0:
             raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
         self._version = version
-        self._selection = SELECTION.pack(*(int.from_bytes(n.to_bytes(2, "big"), "little") for n in (
-            ETH_P[version], ETH_P_ARP if version == 4 else 0, icmp_id)), ICMP[version], 0)
+        self._flags = selection_flags(version, icmp_id)
         self._addresses = [address.packed.ljust(16, b"\0") for address in addresses]
         self._records: list[bytes] = []
         self._symbols: dict[int, str] = {}
@@ -60,6 +62,7 @@ class Probes:
             stack.callback(self._btf.close)
             self._reasons = {value: name.removeprefix("SKB_DROP_REASON_").removeprefix("SKB_")
                              for value, name in self._btf.enum("skb_drop_reason").items()}
+            self._cast = self._btf.id("bpf_rdonly_cast", btf.FUNC)
             self._links = stack.enter_context(ExitStack())
             self._hook_links = stack.enter_context(ExitStack())
             self._program = self._start()
@@ -120,17 +123,22 @@ class Probes:
         self._program.poll(timeout_ms)
         records = self._records.copy()
         self._records.clear()  # the ring appends to this very list
-        lost = sum(self._program.read_counters("lost"))
-        new, self._lost = lost - self._lost, lost
+        new = 0
+        if records:  # reading a counter costs more than an event, and only a full ring loses any
+            lost = sum(self._program.read_counters("lost"))
+            new, self._lost = lost - self._lost, lost
         return Batch([self._decode(record) for record in records], new)
 
     def _start(self) -> Program:
         """Compile, and attach the tracepoints by the first way that the kernel takes."""
         why = ""
-        flags = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
+        flags: tuple[str, ...] = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
+        header = self._btf.id("iphdr" if self._version == 4 else "ipv6hdr", btf.STRUCT)
+        if self._cast and header:
+            flags += (f"-DHEADER_ID={header}",)
         for way in TRACEPOINT_WAYS:
-            program = compile_program(self._btf, (*flags, *(("-DTYPED",) if way is Mechanism.TYPED_TRACEPOINT else ())))
-            program.write_array("selections", self._selection)
+            typed = ("-DTYPED",) if way is Mechanism.TYPED_TRACEPOINT else ()
+            program = compile_program(self._btf, (*flags, *self._flags, *typed))
             program.write_keys("addresses", self._addresses)
             program.open_ring("events", self._records.append)
             try:
@@ -146,7 +154,7 @@ class Probes:
                         "(`cat /sys/kernel/security/lockdown`).")
 
     def _attach(self, program: Program, probe: Probe, way: Mechanism) -> None:
-        code = program.bytecode(probe.function)
+        code = self._with_cast(program.bytecode(probe.function))
         if probe.variant is not None:
             code = _variant(code, probe.variant)
         try:
@@ -169,10 +177,17 @@ class Probes:
         code = self._program.bytecode("on_hook")
         if not code:
             raise OSError(0, "this kernel has no netfilter programs (Linux 6.4 brought them)")
-        program = syscall.load_program(f"hook_{slot}", _variant(code, slot), syscall.TYPE_NETFILTER,
+        program = syscall.load_program(f"hook_{slot}", _variant(self._with_cast(code), slot), syscall.TYPE_NETFILTER,
                                        syscall.ATTACH_NETFILTER)
         self._links.callback(os.close, program)
         return program
+
+    def _with_cast(self, code: bytes) -> bytes:
+        """The program with the kernel function's id written over each CAST_MARK: a call of BPF_PSEUDO_KFUNC_CALL kind."""
+        call = struct.pack("<BBhi", CALL, 0, 0, CAST_MARK)
+        instructions = (code[i:i + 8] for i in range(0, len(code), 8))
+        kernel_call = struct.pack("<BBhi", CALL, PSEUDO_KFUNC_CALL << 4, 0, self._cast)
+        return b"".join(kernel_call if instruction == call else instruction for instruction in instructions)
 
     def _attach_links(self, inode: int) -> None:
         path, points = self._watched[inode]
@@ -211,6 +226,13 @@ class Probes:
         if name is None:
             name = self._symbols[address] = self._program.symbol(address)
         return name
+
+
+def selection_flags(version: int, icmp_id: int) -> tuple[str, ...]:
+    """What to follow, as bpf/filter.h wants it compiled in."""
+    protocol, neighbor = socket.htons(ETH_P[version]), socket.htons(ETH_P_ARP) if version == 4 else 0
+    return (f"-DPROTOCOL={protocol}", f"-DNEIGHBOR={neighbor}", f"-DTRANSPORT={ICMP[version]}",
+            f"-DTRANSPORT_AT={9 if version == 4 else 6}", f"-DECHO_ID={socket.htons(icmp_id)}")
 
 
 def _variant(code: bytes, value: int) -> bytes:

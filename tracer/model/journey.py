@@ -91,6 +91,7 @@ class Hop:
     role: Role | None = None
     bridge: str | None = None  # the bridge that this hop belongs to: as itself or by one of its ports
     tables: tuple[Table, ...] | None = ()  # passed at a netfilter hook; None: they could not be read
+    stopped_at: tuple[Table, ...] = ()  # tables at the same hook that it was not seen to pass; one of them ended it
     conntrack: str | None = None  # state as iptables names it: "NEW", "ESTABLISHED", "RELATED", ...
     rewrite: Rewrite | None = None
     detail: str = ""  # for a person

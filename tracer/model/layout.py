@@ -21,7 +21,6 @@ NAME_BYTES = 16
 SLOTS = 12
 EVENT = struct.Struct("=QQQQQQIIIIIIIHHHBBBBBB14s16s96s2s")
 STACK = struct.Struct("=32Q")
-SELECTION = struct.Struct("=HHHBB")
 
 
 class Event(NamedTuple):

@@ -77,5 +77,5 @@ def _hop(hop: Hop) -> dict[str, object]:
         "stage": hop.stage.value, "role": hop.role.value if hop.role else None, "rules": [],
         "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": None, "detail": hop.detail,
         "bridge": hop.bridge, "tables": None if hop.tables is None else [asdict(table) for table in hop.tables],
-        "conntrack": hop.conntrack, "inferred": hop.inferred,
+        "stopped_at": [asdict(table) for table in hop.stopped_at], "conntrack": hop.conntrack, "inferred": hop.inferred,
     }

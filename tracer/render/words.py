@@ -129,8 +129,8 @@ def shown(journey: Journey) -> list[Hop]:
     seen."""
     hops = journey.hops
     return [hop for at, hop in enumerate(hops)
-            if not (hop.stage in NETFILTER and hop.node != "host" and hop.tables == () and not hop.conntrack
-                    and not hop.rewrite and hop.node in [later.node for later in hops[at + 1:at + 3]])]
+            if not (hop.stage in NETFILTER and hop.node != "host" and hop.tables == () and not hop.stopped_at
+                    and not hop.conntrack and not hop.rewrite and hop.node in [later.node for later in hops[at + 1:at + 3]])]
 
 
 def tables(hop: Hop) -> str:
@@ -142,6 +142,7 @@ def tables(hop: Hop) -> str:
     parts = [name for priority, name in names if priority <= CONNTRACK_PRIORITY]
     parts += [f"conntrack {hop.conntrack}"] if hop.conntrack else []
     parts += [name for priority, name in names if priority > CONNTRACK_PRIORITY]
+    parts += ["not past " + " or ".join(row.table for row in hop.stopped_at)] if hop.stopped_at else []
     return " · ".join(parts)
 
 
