@@ -6,8 +6,9 @@
 /* What to follow is compiled in, since every load and compare on the untaken path is paid by all of the host's packets:
  * PROTOCOL   ETH_P_IP or ETH_P_IPV6, as skb->protocol has it
  * NEIGHBOR   ETH_P_ARP in the same order with IPv4; neighbour discovery is ICMPv6, so 0 with IPv6
- * TRANSPORT  IPPROTO_ICMP or IPPROTO_ICMPV6, and TRANSPORT_AT, the offset at which the IP header has it
- * ECHO_ID    the identifier, network order */
+ * TRANSPORT  of the probes, and TRANSPORT_AT, the offset at which the IP header has it
+ * ERRORS     IPPROTO_ICMP or IPPROTO_ICMPV6: who reports errors, and neighbours with IPv6
+ * TOKEN      an ICMP identifier, or the first of TOKEN_PORTS ports, host order */
 
 BPF_HASH(addresses, struct address, u8, 64); /* of both ends, and of who forwards between them */
 
@@ -19,12 +20,27 @@ static __always_inline bool filter_address(const u8 *address, bool v4) {
   return addresses.lookup(&key) != 0;
 }
 
+/* Does a transport header belong to the run? */
+static __always_inline bool filter_token(const u8 *l4) {
+#if TRANSPORT == ERRORS
+  return be16(*(u16 *)&l4[4]) == TOKEN;
+#else
+  return (be16(*(u16 *)&l4[0]) & ~(TOKEN_PORTS - 1)) == TOKEN || (be16(*(u16 *)&l4[2]) & ~(TOKEN_PORTS - 1)) == TOKEN;
+#endif
+}
+
 /* An ICMP error is followed when the packet that it quotes would have been. */
 static __always_inline bool filter_quoted(const u8 *l3, const struct headers *h, bool v4) {
   u32 outer = v4 ? (h->l3[0] & 15) * 4 : 40;
   struct headers q;
   get_headers(l3 + outer + 8, PROTOCOL, &q);
-  return (v4 ? q.l3[9] : q.l3[6]) == TRANSPORT && *(u16 *)&q.l4[4] == ECHO_ID;
+  return (v4 ? q.l3[9] : q.l3[6]) == TRANSPORT && filter_token(q.l4);
+}
+
+/* A packet of the run, to or from one of its addresses. */
+static __always_inline bool filter_ends(const struct headers *h, bool v4) {
+  return filter_token(h->l4) && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
+                                 filter_address(v4 ? &h->l3[16] : &h->l3[24], v4));
 }
 
 static __always_inline bool filter_neighbor(const u8 *l3, const struct headers *h) {
@@ -43,12 +59,13 @@ static __always_inline bool filter_packet(const u8 *l3, u16 protocol, const stru
     __builtin_memcpy(target, &h->l3[24], 4);
     return filter_address(sender, true) && filter_address(target, true);
   }
+  if (h->l3[TRANSPORT_AT] != ERRORS)
+    return filter_ends(h, v4);
   if (v4 ? (type == 3 || type == 11 || type == 12) : (type >= 1 && type <= 4))
     return filter_quoted(l3, h, v4);
   if (!v4 && (type == 135 || type == 136))
     return filter_neighbor(l3, h);
   if (v4 ? (type != 8 && type != 0) : (type != 128 && type != 129))
     return false;
-  return *(u16 *)&h->l4[4] == ECHO_ID && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
-                                        filter_address(v4 ? &h->l3[16] : &h->l3[24], v4));
+  return TRANSPORT == ERRORS && filter_ends(h, v4);
 }

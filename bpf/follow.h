@@ -84,7 +84,8 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool m
   u64 key = (u64)skb;
   struct headers h;
   if (protocol == PROTOCOL) {
-    if (get_transport(l3) != TRANSPORT)
+    u8 transport = get_transport(l3);
+    if (transport != TRANSPORT && transport != ERRORS)
       return 0;
   } else if (!NEIGHBOR || protocol != NEIGHBOR) {
     return 0;

@@ -17,8 +17,8 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_ARP 0x0806
 #define ETH_P_IPV6 0x86DD
-#define IPPROTO_ICMP 1
-#define IPPROTO_ICMPV6 58
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
 #define be16(x) ((u16)__builtin_bswap16(x))
 
 /* What the filter and the identity of a packet are made from. */
@@ -62,16 +62,20 @@ static __always_inline void get_headers(const u8 *l3, u16 protocol, struct heade
     bpf_probe_read_kernel(h->l4, 8, l3 + l3_bytes);
 }
 
-/* What NAT and forwarding leave alone, to tell a packet from the next one at the same address: the IPv4 id and protocol,
- * the ICMP type, code and sequence. Never 0. */
+/* What NAT and forwarding leave alone, to tell a packet from the next one at the same address: the IPv4 id, the transport
+ * and of its header ICMP's type, code and sequence, TCP's sequence, UDP's length. Never 0. */
 static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
   u64 identity = 1;
-  if (protocol == be16(ETH_P_IP))
-    identity |= (u64)*(u16 *)&h->l3[4] << 48 | (u64)h->l3[9] << 40;
-  else if (protocol == be16(ETH_P_IPV6))
-    identity |= (u64)h->l3[6] << 40;
-  else
+  if (protocol == be16(ETH_P_ARP))
     return identity | (u64)*(u16 *)&h->l3[6] << 48 | (u64)*(u32 *)&h->l3[24] << 8;
+  u8 transport = h->l3[TRANSPORT_AT];
+  identity |= (u64)transport << 40;
+  if (protocol == be16(ETH_P_IP))
+    identity |= (u64)*(u16 *)&h->l3[4] << 48;
+  if (transport == IPPROTO_TCP)
+    return identity | (u64)*(u32 *)&h->l4[4] << 8;
+  if (transport == IPPROTO_UDP)
+    return identity | (u64)*(u16 *)&h->l4[4] << 8;
   return identity | (u64)*(u16 *)&h->l4[0] << 24 | (u64)*(u16 *)&h->l4[6] << 8;
 }
 

@@ -16,8 +16,9 @@ from tracer.kernel import compiler, probes
 from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, Mechanism
 from tracer.model import layout
+from tracer.model.selection import Selection
 
-FLAGS = ("-DTYPED", *probes.selection_flags(4, 1))
+FLAGS = ("-DTYPED", *probes.selection_flags(Selection(4, "icmp", 1, ())))
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -44,10 +45,11 @@ def test_sizes_and_offsets_are_the_compiler_s(monkeypatch: pytest.MonkeyPatch) -
 def test_clang_s_words_reach_the_user() -> None:
     done = python("""
         from tracer.kernel import compiler, probes
+        from tracer.model.selection import Selection
         from tracer.kernel.btf import Btf
         source = compiler._source
         compiler._source = lambda name: source(name) + "int on_wrong(u64 *ctx) { return nonsense; }"
-        compiler.compile_program(Btf(), probes.selection_flags(4, 1))
+        compiler.compile_program(Btf(), probes.selection_flags(Selection(4, "icmp", 1, ())))
     """)
     assert done.returncode != 0
     assert "use of undeclared identifier 'nonsense'" in done.stderr
@@ -100,7 +102,7 @@ def test_no_tracepoint_at_all_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(probes.syscall, "load_program", refuse)
     with pytest.raises(UserError, match="lets no tracepoint program load"):
-        probes.Probes(4, 1, [])
+        probes.Probes(Selection(4, "icmp", 1, ()))
 
 
 def test_every_required_probe_has_a_fallback() -> None:

@@ -14,6 +14,7 @@ from tracer.cli.main import main
 from tracer.journey.assemble import Assembler
 from tracer.model.layout import Event
 from tracer.model.probes import Batch, Machine
+from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 from tracer.topology import lab
 
@@ -35,8 +36,9 @@ class Recorder(Assembler):
 
     last: Recorder
 
-    def __init__(self, topology: Topology, machine: Callable[[], Machine], target: int | None) -> None:
-        super().__init__(topology, machine, target)
+    def __init__(self, selection: Selection, topology: Topology, machine: Callable[[], Machine],
+                 target: int | None) -> None:
+        super().__init__(selection, topology, machine, target)
         self.fed: list[Event] = []
         self.seqs: list[int] = []
         self.kept, self.target = topology, target
@@ -59,7 +61,7 @@ def record(name: str, arguments: list[str]) -> None:
     links = run.kept.namespaces[run.kept.host].links.values()
     names = {link.name: f"veth-{run.kept.node(link.peer.netns)}" for link in links
              if link.kind == "veth" and link.peer and link.name.startswith("veth")}
-    save(name, Recording(run.kept, run.target, dict(run.now.reasons), list(run.now.hook_points.values()),
+    save(name, Recording(run._selection, run.kept, run.target, dict(run.now.reasons), list(run.now.hook_points.values()),
                          run.now.clock_offset_ns, run.seqs, run.fed, names))
 
 

@@ -15,6 +15,7 @@ from tracer.journey.assemble import Assembler
 from tracer.model.journey import Journey
 from tracer.model.layout import Event
 from tracer.model.probes import Batch, HookPoint, Machine
+from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 
 FOLDER = Path(__file__).parent / "recorded"
@@ -22,6 +23,7 @@ FOLDER = Path(__file__).parent / "recorded"
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
+    selection: Selection
     topology: Topology
     target: int | None  # namespace of the destination
     reasons: dict[int, str]
@@ -38,7 +40,7 @@ class Recording:
 
     def assembler(self) -> Assembler:
         machine = self.machine
-        assembler = Assembler(self.topology, lambda: machine, self.target)
+        assembler = Assembler(self.selection, self.topology, lambda: machine, self.target)
         assembler.feed(Batch(self.events, 0))
         for seq in self.answered:
             assembler.answered(seq)

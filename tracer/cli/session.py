@@ -19,6 +19,7 @@ from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes
 from tracer.model.journey import Journey, Result
 from tracer.model.report import Failure, MissingProbe, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
+from tracer.model.selection import Selection
 from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
 from tracer.topology.host import Host
@@ -103,16 +104,16 @@ class Session:
     def run(self) -> ExitStatus:
         """Send, follow and tell until all is told. Ctrl-C ends it early, with the summary."""
         topology = self._host.topology()
-        icmp_id = secrets.randbelow(0xFFFF) + 1
         address = self._destination.address
+        on_the_way = addresses_on_the_way(self._source, self._destination, topology)
+        selection = Selection(address.version, "icmp", secrets.randbelow(0xFFFF) + 1, tuple(on_the_way))
         with ExitStack() as stack:
-            probes = stack.enter_context(Probes(
-                address.version, icmp_id, addresses_on_the_way(self._source, self._destination, topology)))
+            probes = stack.enter_context(Probes(selection))
             for namespace in topology.namespaces.values():
                 probes.watch(namespace)
-            pinger = stack.enter_context(Pinger(self._source.path, address, icmp_id, size=self._echo.size,
+            pinger = stack.enter_context(Pinger(self._source.path, address, selection.token, size=self._echo.size,
                                                 ttl=self._echo.ttl))
-            assembler = Assembler(topology, lambda: probes.machine, self._target())
+            assembler = Assembler(selection, topology, lambda: probes.machine, self._target())
             self._renderer.header(self._start(topology, probes))
             with self._interruptible():
                 self._loop(probes, pinger, assembler)

@@ -12,6 +12,7 @@ from tracer.journey.tracks import Track, Tracks
 from tracer.model.journey import Hop, Journey, Packet, Result, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch, Machine
+from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import LinkKey, Topology
 
 GRACE_NS = 20_000_000
@@ -31,7 +32,9 @@ class Assembler:
     `machine` is asked anew each time, since the namespaces that are watched grow in number.
     """
 
-    def __init__(self, topology: Topology, machine: Callable[[], Machine], target: int | None) -> None:
+    def __init__(self, selection: Selection, topology: Topology, machine: Callable[[], Machine],
+                 target: int | None) -> None:
+        self._selection = selection
         self._machine = machine
         self._target = target  # namespace of the destination
         self._tracks = Tracks(topology)
@@ -61,7 +64,7 @@ class Assembler:
 
     def answered(self, seq: int) -> None:
         """The sender's socket has the answer to this probe."""
-        self._answered.add(seq & 0xFFFF)
+        self._answered.add(self._selection.key(seq))
 
     def unknown(self) -> set[LinkKey]:
         """Devices that packets were seen at and that the topology does not have."""
@@ -73,23 +76,27 @@ class Assembler:
 
         `now`: CLOCK_MONOTONIC, ns. A drop is followed by an ICMP error, or is not: that takes a moment to know.
         """
-        mine = [t for t in self._originals() if meaning(t).seq == seq & 0xFFFF]
+        mine = [t for t in self._originals() if self._meaning(t).seq == self._selection.key(seq)]
         if not mine or not all(t.ended and all(c.ended for c in t.copies) for t in mine):
             return False
-        if seq & 0xFFFF in self._answered:
-            return any(meaning(t).kind == "reply" for t in mine)
+        if self._selection.key(seq) in self._answered:
+            return any(self._meaning(t).kind == "reply" for t in mine)
         return all(t.events[-1].place == Place.DROP and now - t.seen > GRACE_NS for track in mine
-                   for t in (track, *track.copies) if meaning(track).kind != "error")
+                   for t in (track, *track.copies) if self._meaning(track).kind != "error")
 
     def take(self, seq: int) -> list[Journey]:
         """The journeys of one probe, and of the neighbour lookups so far: in the order in which they began. They are
         told once."""
-        mine = [t for t in self._originals() if meaning(t).seq == seq & 0xFFFF or meaning(t).kind == "arp"]
+        mine = [t for t in self._originals() if self._meaning(t).kind == "arp"
+                or self._meaning(t).seq == self._selection.key(seq)]
         return [journey for track in mine for journey in self._tell(track)]
 
     def rest(self) -> list[Journey]:
         """All that was not told yet."""
         return [journey for track in self._originals() for journey in self._tell(track)]
+
+    def _meaning(self, track: Track) -> Meaning:
+        return meaning(track, self._selection)
 
     def _originals(self) -> list[Track]:
         return [track for track in self._tracks.live if track.parent is None]
@@ -132,12 +139,12 @@ class Assembler:
         if packet.asked and packet.asking:
             address = packet.asked if is_question(packet) else packet.asking
         owner = self._tracks.topology.owner(address)
-        return self._target if owner is None and meaning(track).kind == "request" else owner
+        return self._target if owner is None and self._meaning(track).kind == "request" else owner
 
     def _journey(self, number: int, events: list[Event], track: Track, flooded: set[LinkKey],
                  parent: int | None) -> Journey:
         machine, topology = self._machine(), self._tracks.topology
-        what = meaning(track)
+        what = self._meaning(track)
         hops = HopReader(self._tracks, machine, flooded).read(events)
         seen = Seen(what.seq in self._answered if what.seq is not None else None, self._replied(what, events[-1].netns),
                     topology.namespaces.get(events[-1].netns))
@@ -154,7 +161,7 @@ class Assembler:
 
     def _replied(self, what: Meaning, netns: int) -> bool:
         return what.kind == "request" and any(
-            meaning(t) == Meaning("reply", what.seq) and t.events[0].netns == netns for t in self._originals())
+            self._meaning(t) == Meaning("reply", what.seq) and t.events[0].netns == netns for t in self._originals())
 
 
 def packet_of(track: Track) -> Packet:
@@ -163,15 +170,33 @@ def packet_of(track: Track) -> Packet:
     return decode(first.protocol, first.packet[:first.captured])
 
 
-def meaning(track: Track) -> Meaning:
+def meaning(track: Track, selection: Selection) -> Meaning:
     """What the track's packet is to the run."""
     packet = packet_of(track)
     if packet.asked:
         return Meaning("arp", None)
     if packet.quoted:
-        return Meaning("error", packet.quoted.icmp_seq)
+        return Meaning("error", _probe(packet.quoted, selection))
+    if packet.proto in ("tcp", "udp"):
+        if _offset(packet.sport, selection) is None:
+            return Meaning("reply", _probe(packet, selection))
+        opening = packet.proto == "udp" or packet.tcp_flags == "SYN"
+        return Meaning("request" if opening else "close", _probe(packet, selection))
     if packet.icmp_type == ECHO_REQUEST.get(packet.proto):
         return Meaning("request", packet.icmp_seq)
     if packet.icmp_type == ECHO_REPLY.get(packet.proto):
         return Meaning("reply", packet.icmp_seq)
     return Meaning("other", None)
+
+
+def _offset(port: int | None, selection: Selection) -> int | None:
+    """The port's place among those of the run; None for one that is not of it."""
+    return port - selection.token if port is not None and 0 <= port - selection.token < PORTS else None
+
+
+def _probe(packet: Packet, selection: Selection) -> int | None:
+    """The key (Selection.key) of the probe that this packet is or answers."""
+    if packet.proto not in ("tcp", "udp"):
+        return packet.icmp_seq
+    offset = _offset(packet.sport, selection)
+    return _offset(packet.dport, selection) if offset is None else offset

@@ -11,6 +11,7 @@ PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 ERRORS = {"icmp": (3, 11, 12), "icmpv6": (1, 2, 3, 4)}
 ECHO_REQUEST = {"icmp": 8, "icmpv6": 128}
 ECHO_REPLY = {"icmp": 0, "icmpv6": 129}
+TCP_FLAGS = ((2, "SYN"), (1, "FIN"), (4, "RST"), (8, "PSH"), (16, "ACK"))
 SOLICITATION, ADVERTISEMENT = 135, 136  # ICMPv6: IPv6's ARP
 
 
@@ -39,7 +40,8 @@ def decode(protocol: int, data: bytes, length: int | None = None) -> Packet:
 def _transport(family: int, number: int, src: str, dst: str, length: int, ttl: int, data: bytes) -> Packet:
     proto = PROTOCOLS.get(number, str(number))
     if proto in ("tcp", "udp"):
-        return Packet(family, proto, src, dst, length, sport=_u16(data, 0), dport=_u16(data, 2), ttl=ttl)
+        flags = " ".join(name for bit, name in TCP_FLAGS if data[13] & bit) if proto == "tcp" and len(data) > 13 else None
+        return Packet(family, proto, src, dst, length, sport=_u16(data, 0), dport=_u16(data, 2), ttl=ttl, tcp_flags=flags)
     if proto not in ERRORS or len(data) < 4:
         return Packet(family, proto, src, dst, length, ttl=ttl)
     kind = data[0]

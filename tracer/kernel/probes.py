@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 
 from tracer.errors import UserError
@@ -21,12 +20,15 @@ from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import hook_points
 from tracer.model.layout import EVENT, STACK, Event
 from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
-from tracer.model.topology import Address, Namespace
+from tracer.model.selection import PORTS, Selection
+from tracer.model.topology import Namespace
 from tracer.topology.netns import in_namespace
 
 ETH_P = {4: 0x0800, 6: 0x86DD}
 ETH_P_ARP = 0x0806
 ICMP = {4: 1, 6: 58}  # IPPROTO_ICMP, IPPROTO_ICMPV6
+TRANSPORTS = {"tcp": 6, "udp": 17}  # the others are ICMP's
+TRANSPORT_AT = {4: 9, 6: 6}  # offset of the protocol's number in the IP header
 NFPROTO = {4: 2, 6: 10}
 VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
 NEIGHBOURS = 16  # tracers at one hook at the same time
@@ -36,18 +38,14 @@ MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 
 
 class Probes:
-    """Probes for the echo requests of one sender, their replies, errors about them, and neighbour lookups.
+    """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
-    `addresses`: an echo packet has one of them as source or destination, a neighbour lookup only these. Raises UserError
-    where this machine cannot trace at all. A context manager.
-    """
-
-    def __init__(self, version: int, icmp_id: int, addresses: Iterable[Address]) -> None:
+    def __init__(self, selection: Selection) -> None:
         if os.geteuid() != 0:
             raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
-        self._version = version
-        self._flags = selection_flags(version, icmp_id)
-        self._addresses = [address.packed.ljust(16, b"\0") for address in addresses]
+        self._version = selection.version
+        self._flags = selection_flags(selection)
+        self._addresses = [address.packed.ljust(16, b"\0") for address in selection.addresses]
         self._records: list[bytes] = []
         self._symbols: dict[int, str] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
@@ -228,11 +226,13 @@ class Probes:
         return name
 
 
-def selection_flags(version: int, icmp_id: int) -> tuple[str, ...]:
+def selection_flags(selection: Selection) -> tuple[str, ...]:
     """What to follow, as bpf/filter.h wants it compiled in."""
-    protocol, neighbor = socket.htons(ETH_P[version]), socket.htons(ETH_P_ARP) if version == 4 else 0
-    return (f"-DPROTOCOL={protocol}", f"-DNEIGHBOR={neighbor}", f"-DTRANSPORT={ICMP[version]}",
-            f"-DTRANSPORT_AT={9 if version == 4 else 6}", f"-DECHO_ID={socket.htons(icmp_id)}")
+    version = selection.version
+    flags = {"PROTOCOL": socket.htons(ETH_P[version]), "NEIGHBOR": socket.htons(ETH_P_ARP) if version == 4 else 0,
+             "TRANSPORT": TRANSPORTS.get(selection.transport, ICMP[version]), "TRANSPORT_AT": TRANSPORT_AT[version],
+             "ERRORS": ICMP[version], "TOKEN": selection.token, "TOKEN_PORTS": PORTS}
+    return tuple(f"-D{name}={value}" for name, value in flags.items())
 
 
 def _variant(code: bytes, value: int) -> bytes:

@@ -51,6 +51,7 @@ class Packet:
     length: int  # of the IP packet, or of the frame without its Ethernet header; bytes
     sport: int | None = None
     dport: int | None = None
+    tcp_flags: str | None = None  # "SYN", "SYN ACK", "RST", ...
     icmp_type: int | None = None
     icmp_code: int | None = None
     icmp_id: int | None = None
@@ -115,7 +116,8 @@ class Journey:
     packet: Packet
     hops: tuple[Hop, ...]
     end: End
-    kind: str  # "request", "reply", "error" (an ICMP error about the probe), "arp" (or neighbour discovery), "copy"
+    kind: str  # "request", "reply", "error" (an ICMP error about the probe), "close" (of a half-open TCP connection),
+    # "arp" (or neighbour discovery), "copy" (of another), "other"
     seq: int | None = None  # the probe that it belongs to
     source: str | None = None  # node that sent it
     target: str | None = None  # node that has the destination address; None where nobody known has it
