@@ -10,6 +10,8 @@ enum place {
   PLACE_HOOK,      /* netfilter link */
   PLACE_DROP,      /* tracepoint kfree_skb */
   PLACE_CONSUME,   /* tracepoint consume_skb: freed without being a drop */
+  PLACE_ROUTE,     /* tracepoints fib_table_lookup, fib6_table_lookup: one table was asked; no skb. The journey is that of
+                      the packet that the CPU was at, 0 for none */
   PLACE_COUNT,
 };
 
@@ -24,7 +26,7 @@ struct event {
   u64 time;            /* CLOCK_MONOTONIC, ns */
   u64 skb;             /* address; reused by the kernel as soon as it is freed */
   u64 journey;         /* given at first sight, follows the skb through every rewrite */
-  u64 caller;          /* who freed it (drop, consume); 0 elsewhere */
+  u64 caller;          /* at PLACE_DROP who freed it; at PLACE_CONSUME 0; elsewhere the running task */
   u64 conntrack;       /* struct nf_conn, 0 without an entry */
   u64 conntrack_status;/* IPS_* bits */
   u32 netns;           /* inode */
@@ -52,6 +54,18 @@ struct event {
 /* What follows an event whose depth is not 0. */
 struct stack {
   u64 frames[STACK_DEPTH];
+};
+
+/* What packet[] holds at PLACE_ROUTE. Addresses as the map `addresses` has them; ifindex and name of the event are the
+ * chosen device's. */
+struct lookup {
+  u8 source[16];
+  u8 destination[16];
+  u8 gateway[16];      /* zero without one */
+  u32 table;
+  u32 error;           /* errno, 0: found */
+  u32 in_ifindex;      /* of a packet to forward; 1 (lo) for one of the host's own */
+  u32 gateway_family;  /* AF_*, 0 without a gateway */
 };
 
 /* Key of the map of addresses that the selection names. */

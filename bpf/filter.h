@@ -8,6 +8,7 @@
  * NEIGHBOR   ETH_P_ARP in the same order with IPv4; neighbour discovery is ICMPv6, so 0 with IPv6
  * TRANSPORT  of the probes, and TRANSPORT_AT, the offset at which the IP header has it
  * ERRORS     IPPROTO_ICMP or IPPROTO_ICMPV6: who reports errors, and neighbours with IPv6
+ * OWN_PID    of the tracer, who makes the probes
  * TOKEN      an ICMP identifier, or the first of TOKEN_PORTS ports, host order */
 
 BPF_HASH(addresses, struct address, u8, 64); /* of both ends, and of who forwards between them */

@@ -12,6 +12,7 @@ struct followed {
 
 BPF_TABLE("lru_hash", u64, struct followed, following, 4096); /* skb address -> journey */
 BPF_ARRAY(active, u64, 1);         /* entries in `following`; an upper bound, since some frees pass unseen */
+BPF_PERCPU_ARRAY(current_journey, u64, 1); /* of the packet that the CPU is at; 0 for one that nobody follows, or none */
 BPF_ARRAY(lost, u64, PLACE_COUNT); /* events that the ring buffer had no room for */
 BPF_ARRAY(emitted, u64, PLACE_COUNT);
 BPF_RINGBUF_OUTPUT(events, 256);   /* pages */
@@ -29,13 +30,26 @@ static __always_inline void set_active(s64 change) {
     __sync_fetch_and_add(count, change);
 }
 
+static __always_inline void set_current(u64 journey) {
+  int zero = 0;
+  u64 *current = current_journey.lookup(&zero);
+  if (current)
+    *current = journey;
+}
+
+static __always_inline u64 get_current(void) {
+  int zero = 0;
+  u64 *current = current_journey.lookup(&zero);
+  return current ? *current : 0;
+}
+
 static __always_inline void forget(u64 key) {
   if (following.delete(&key) == 0)
     set_active(-1);
 }
 
-/* The event, filled in as far as every place can; null when there is no room, which is counted. */
-static __always_inline struct event *new_event(struct sk_buff *skb, const u8 *l3, u64 journey, u8 place, bool with_stack) {
+/* An empty event; null when there is no room, which is counted. */
+static __always_inline struct event *reserve(u8 place, bool with_stack) {
   int index = place;
   struct event *e = with_stack ? events.ringbuf_reserve(sizeof(struct event) + sizeof(struct stack))
                                : events.ringbuf_reserve(sizeof(struct event));
@@ -45,15 +59,23 @@ static __always_inline struct event *new_event(struct sk_buff *skb, const u8 *l3
   if (!e)
     return 0;
   __builtin_memset(e, 0, sizeof(*e));
-  u64 nfct = LOAD(skb, _nfct);
   e->time = bpf_ktime_get_ns();
+  e->cpu = bpf_get_smp_processor_id();
+  e->place = place;
+  return e;
+}
+
+/* The event of a packet, filled in as far as every place can. */
+static __always_inline struct event *new_event(struct sk_buff *skb, const u8 *l3, u64 journey, u8 place, bool with_stack) {
+  struct event *e = reserve(place, with_stack);
+  if (!e)
+    return 0;
+  u64 nfct = LOAD(skb, _nfct);
   e->skb = (u64)skb;
   e->journey = journey;
   e->length = LOAD(skb, len);
   e->mark = LOAD(skb, mark);
-  e->cpu = bpf_get_smp_processor_id();
   e->protocol = be16(LOAD(skb, protocol));
-  e->place = place;
   e->conntrack_info = nfct & 7;
   e->conntrack = nfct & ~7ULL;
 #ifdef HAVE_nf_conn

@@ -27,13 +27,18 @@ static __always_inline int device_event(u64 *ctx, u32 place) {
   /* netif_receive_skb comes before the network header is reset; data points to it there */
   const u8 *l3 = place == PLACE_RECEIVE ? LOAD(skb, data) : get_l3(skb);
   u8 first = 0;
+  if (is_active())
+    set_current(0); /* the CPU has another packet now, or hands this one over to a queue */
   u64 journey = get_journey(skb, l3, true, &first);
   if (!journey)
     return 0;
+  if (place == PLACE_RECEIVE)
+    set_current(journey);
   struct event *e = new_event(skb, l3, journey, place, true);
   if (!e)
     return 0;
   e->first = first;
+  e->caller = bpf_get_current_task();
   set_device(e, LOAD(skb, dev));
   bpf_probe_read_kernel(e->ethernet, sizeof(e->ethernet), LOAD(skb, head) + LOAD(skb, mac_header));
   submit_with_stack(ctx, e);
@@ -55,6 +60,7 @@ static __always_inline int end_event(u64 *ctx, u32 place, u64 caller, u64 reason
     return 0;
   struct event *e = new_event(skb, l3, journey, place, true);
   forget((u64)skb);
+  set_current(0);
   if (!e)
     return 0;
   set_device(e, LOAD(skb, dev));
@@ -88,11 +94,13 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
   u64 journey = get_journey(skb, l3, true, &first);
   if (!journey)
     return 1;
+  set_current(journey);
   struct event *e = new_event(skb, l3, journey, PLACE_HOOK, false);
   if (!e)
     return 1;
   struct net_device *in = LOAD(state, in), *out = LOAD(state, out);
   e->first = first;
+  e->caller = bpf_get_current_task();
   e->hook = hook;
   e->family = LOAD(state, pf);
   e->slot = slot;
@@ -106,3 +114,54 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
 
 int on_hook(struct bpf_nf_ctx *ctx) { return hook_event(ctx, variant()); }
 #endif
+
+/* PLACE_ROUTE: void fib_table_lookup(u32 table, const struct flowi4 *, const struct fib_nh_common *, int err);
+ * void fib6_table_lookup(const struct net *, const struct fib6_result *, struct fib6_table *, const struct flowi6 *).
+ * Only while a probe is under way. */
+static __always_inline int route_event(u64 *ctx, const u8 *source, const u8 *destination, u32 bytes, const u8 *ports,
+                                       struct fib_nh_common *hop, struct lookup *found) {
+  /* a packet that is followed, one of the tracer's own that is just being made, or an answer by a program */
+  if (!get_current() && bpf_get_current_pid_tgid() >> 32 != OWN_PID && !(TRANSPORT != ERRORS && filter_token(ports)))
+    return 0;
+  bpf_probe_read_kernel(found->source, bytes, source);
+  bpf_probe_read_kernel(found->destination, bytes, destination);
+  if (!addresses.lookup((struct address *)found->source) && !addresses.lookup((struct address *)found->destination))
+    return 0;
+  struct event *e = reserve(PLACE_ROUTE, true);
+  if (!e)
+    return 0;
+  e->protocol = be16(PROTOCOL);
+  e->journey = get_current();
+  e->caller = bpf_get_current_task();
+  if (hop) {
+    set_device(e, LOAD(hop, nhc_dev));
+    found->gateway_family = LOAD(hop, nhc_gw_family);
+    if (found->gateway_family)
+      bpf_probe_read_kernel(found->gateway, 16, hop->nhc_gw);
+  }
+  __builtin_memcpy(e->packet, found, sizeof(*found));
+  e->captured = sizeof(*found);
+  submit_with_stack(ctx, e);
+  return 0;
+}
+
+int on_route(u64 *ctx) {
+  struct lookup found = {};
+  u8 ports[8] = {};
+#if TRANSPORT_AT == 9
+  struct flowi4 *flow = (struct flowi4 *)ctx[1];
+  found.table = ctx[0];
+  found.error = -(s32)ctx[3];
+  found.in_ifindex = LOAD(flow, __fl_common.flowic_iif);
+  bpf_probe_read_kernel(ports, 4, flow->uli);
+  return route_event(ctx, (u8 *)&flow->saddr, (u8 *)&flow->daddr, 4, ports, (struct fib_nh_common *)ctx[2], &found);
+#else
+  struct fib6_result *result = (struct fib6_result *)ctx[1];
+  struct flowi6 *flow = (struct flowi6 *)ctx[3];
+  found.table = LOAD((struct fib6_table *)ctx[2], tb6_id);
+  found.error = LOAD(result, fib6_flags) & 0x0200 /* RTF_REJECT */ ? 101 /* ENETUNREACH */ : 0;
+  found.in_ifindex = LOAD(flow, __fl_common.flowic_iif);
+  bpf_probe_read_kernel(ports, 4, flow->uli);
+  return route_event(ctx, flow->saddr, flow->daddr, 16, ports, (struct fib_nh_common *)LOAD(result, nh), &found);
+#endif
+}

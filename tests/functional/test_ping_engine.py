@@ -134,7 +134,7 @@ def test_twenty_pings_under_foreign_traffic(ping: Ping, engine: Engine, extra: C
 def test_shared_namespace_host_network_and_several_networks(ping: Ping, engine: Engine, extra: Callable[..., None]) -> None:
     extra("guest", "--network", "container:c1")
     output = read(ping("guest", "c2", "-c", "1", "--json"))
-    assert output.way(output.only("request"))[0] == "guest eth0 output"
+    assert output.way(output.only("request"))[0] == "guest eth0 route"
     extra("onhost", "--network", "host")
     assert read(ping("onhost", "c1", "-c", "1", "--json")).only("request")["hops"][0]["node"] == "host"
     engine.docker("network", "create", "second")
@@ -144,8 +144,8 @@ def test_shared_namespace_host_network_and_several_networks(ping: Ping, engine: 
         extra("there", "--network", "second")
         bridge = "br-" + engine.docker("network", "inspect", "-f", "{{.Id}}", "second")[:12]
         output = read(ping("both", "there", "-c", "1", "--json"))
-        assert output.way(output.only("request"))[5] == f"host {bridge} l2_forward switch"
-        assert output.way(output.only("request"))[2] == "both eth1 egress"
+        assert output.way(output.only("request"))[6] == f"host {bridge} l2_forward switch"
+        assert output.way(output.only("request"))[3] == "both eth1 egress"
     finally:
         engine.remove("both", "there")
         engine.docker("network", "rm", "second")

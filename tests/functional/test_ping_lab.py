@@ -149,6 +149,7 @@ def test_kill_9_in_mid_run_leaves_nothing() -> None:
     namespaces = sorted(os.listdir("/run/netns"))
     folders = set(Path("/tmp").glob("dnettrace-*"))
     tables = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+    others = loaded_programs()
     child = subprocess.Popen([*program(), "--lab", "ping", "c1", "172.17.0.99", "-i", "0.2", "--json"],
                              stdout=subprocess.PIPE, text=True)
     assert child.stdout
@@ -156,7 +157,7 @@ def test_kill_9_in_mid_run_leaves_nothing() -> None:
     time.sleep(0.5)
     held = bpf_of(child.pid)
     assert sum("bpf-prog" in h for h in held) >= 4, held
-    before = loaded_programs()
+    before = loaded_programs() - others
     child.kill()
     child.wait()
     child.stdout.close()

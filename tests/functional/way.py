@@ -48,20 +48,27 @@ def read(done: Done, status: int | None = 0) -> Output:
     return Output(rows[0], [row for row in rows if row["type"] == "journey"], rows[-1], done)
 
 
+def leaving(source: str, device: str = "eth0") -> list[str]:
+    return [f"{source} {device} route", f"{source} {device} output", f"{source} {device} postrouting",
+            f"{source} {device} egress", f"host veth>{source} ingress"]
+
+
+def arriving(target: str, device: str = "eth0") -> list[str]:
+    return [f"{target} {device} ingress", f"{target} {device} prerouting", f"{target} - route", f"{target} {device} input",
+            f"{target} - deliver"]
+
+
 def switched(source: str, target: str, bridge: str = "docker0") -> list[str]:
     """The whole way of an echo packet between two containers on one bridge, with br_netfilter."""
-    return [f"{source} eth0 output", f"{source} eth0 postrouting", f"{source} eth0 egress", f"host veth>{source} ingress",
-            f"host {bridge} prerouting", f"host {bridge} l2_forward switch", f"host {bridge} forward",
-            f"host {bridge} postrouting", f"host veth>{target} egress", f"{target} eth0 ingress",
-            f"{target} eth0 prerouting", f"{target} eth0 input", f"{target} - deliver"]
+    return [*leaving(source), f"host {bridge} prerouting", f"host {bridge} l2_forward switch", f"host {bridge} forward",
+            f"host {bridge} postrouting", f"host veth>{target} egress", *arriving(target)]
 
 
 def to_host(source: str, bridge: str = "docker0") -> list[str]:
-    return [f"{source} eth0 output", f"{source} eth0 postrouting", f"{source} eth0 egress", f"host veth>{source} ingress",
-            f"host {bridge} prerouting", f"host {bridge} l2_local nic", f"host {bridge} input", "host - deliver"]
+    return [*leaving(source), f"host {bridge} prerouting", f"host {bridge} l2_local nic", "host - route",
+            f"host {bridge} input", "host - deliver"]
 
 
 def from_host(target: str, bridge: str = "docker0") -> list[str]:
-    return [f"host {bridge} output", f"host {bridge} postrouting", f"host {bridge} egress nic",
-            f"host {bridge} l2_forward switch", f"host veth>{target} egress", f"{target} eth0 ingress",
-            f"{target} eth0 prerouting", f"{target} eth0 input", f"{target} - deliver"]
+    return [f"host {bridge} route", f"host {bridge} output", f"host {bridge} postrouting", f"host {bridge} egress nic",
+            f"host {bridge} l2_forward switch", f"host veth>{target} egress", *arriving(target)]

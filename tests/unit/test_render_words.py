@@ -85,7 +85,7 @@ def test_where_the_two_ends_hang() -> None:
 
 def test_what_each_bridge_was() -> None:
     assert words.bridge_roles({"docker0": ("switch",)}) == [
-        "docker0 was a switch on the whole way: no routing took place."]
+        "docker0 was a switch on the whole way: the host routed nothing."]
     assert words.bridge_roles({"docker0": ("nic",), "br0": ("switch",), "br1": ("nic", "switch"), "br2": ()}) == [
         "docker0 was a NIC on the whole way: packets went through it into the host's own IP stack, or came out of it.",
         "br0 was a switch on the whole way.",

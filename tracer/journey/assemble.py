@@ -112,13 +112,14 @@ class Assembler:
         ports = {port for branch in branches for port in self._ports(branch)}
         flooded = {bridge for bridge, _port in ports if len({p for b, p in ports if b == bridge}) > 1}
         shared = [e for e in track.events if e.time < main.begun] if main is not track else []
-        journeys = [self._journey(number, [*shared, *main.events], track, flooded, None)]
+        routes = [*track.routes, *(main.routes if main is not track else ())]
+        journeys = [self._journey(number, [*shared, *main.events], routes, track, flooded, None)]
         for branch in branches:
             if branch is not main:
                 events = [e for e in branch.events if e not in shared]
                 if events:
                     own = self._numbers[branch.id] if branch is not track else self._numbers[main.id]
-                    journeys.append(self._journey(own, events, track, flooded, number))
+                    journeys.append(self._journey(own, events, [], track, flooded, number))
         return journeys
 
     def _ports(self, track: Track) -> set[tuple[LinkKey, int]]:
@@ -141,14 +142,15 @@ class Assembler:
         owner = self._tracks.topology.owner(address)
         return self._target if owner is None and self._meaning(track).kind == "request" else owner
 
-    def _journey(self, number: int, events: list[Event], track: Track, flooded: set[LinkKey],
+    def _journey(self, number: int, events: list[Event], routes: list[Event], track: Track, flooded: set[LinkKey],
                  parent: int | None) -> Journey:
         machine, topology = self._machine(), self._tracks.topology
         what = self._meaning(track)
-        hops = HopReader(self._tracks, machine, flooded).read(events)
+        hops = HopReader(self._tracks, machine, flooded).read(events, routes)
+        begun = min(event.time for event in (*events, *routes))
         seen = Seen(what.seq in self._answered if what.seq is not None else None, self._replied(what, events[-1].netns),
                     topology.namespaces.get(events[-1].netns))
-        end = conclude(events, hops, topology, machine, seen)
+        end = conclude(events, begun, hops, topology, machine, seen)
         if end.result is Result.DELIVERED:
             hops.append(Hop(end.t_ns or 0, events[-1].netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail))
         goal = self._goal(track)
@@ -156,7 +158,7 @@ class Assembler:
         return Journey(
             id=number, packet=packet_of(track), hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
             seq=what.seq, source=topology.node(track.events[0].netns), target=target, parent=parent,
-            wall_ns=events[0].time + machine.clock_offset_ns, lost_events=track.lost,
+            wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0 and end.result is not Result.UNKNOWN)
 
     def _replied(self, what: Meaning, netns: int) -> bool:

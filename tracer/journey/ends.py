@@ -54,10 +54,13 @@ class Seen:
     where: Namespace | None = None  # where it ended
 
 
-def conclude(events: list[Event], hops: list[Hop], topology: Topology, machine: Machine, seen: Seen) -> End:
-    """The end of the packet that these events, and the hops that were read from them, are of."""
+def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topology, machine: Machine, seen: Seen) -> End:
+    """The end of the packet that these events, and the hops that were read from them, are of.
+
+    `begun`: time of the first hop.
+    """
     last = events[-1]
-    took = last.time - events[0].time
+    took = last.time - begun
     node, device = (topology.node(last.netns) if last.netns else None), device_name(last) or None
     if hops and not node:  # the skb had lost its device
         node, device = hops[-1].node, hops[-1].device

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracer.journey.headers import decode, mac
+from tracer.journey.routes import choice, parse, sentence
 from tracer.journey.stack import FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.journey.tracks import Tracks, device_name
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
@@ -26,15 +27,20 @@ class HopReader:
         self._machine = machine
         self._flooded = flooded  # bridges that sent copies of this packet out by several ports
         self._hops: list[Hop] = []
-        self._start = 0
+        self._start = self._netns = 0
 
-    def read(self, events: Sequence[Event]) -> list[Hop]:
-        self._start = events[0].time
+    def read(self, events: Sequence[Event], routes: Sequence[Event] = ()) -> list[Hop]:
+        """`routes`: the lookups for this packet; they belong between its events by time."""
+        first = events[0]
+        events = sorted((*events, *routes), key=lambda event: event.time)
+        self._start, self._netns = events[0].time, first.netns
         at = 0
         while at < len(events):
             event = events[at]
             at += 1
-            if event.place == Place.QUEUE:
+            if event.place == Place.ROUTE:
+                self._route(event)
+            elif event.place == Place.QUEUE:
                 self._queue(event)
             elif event.place == Place.RECEIVE:
                 self._receive(event)
@@ -124,6 +130,18 @@ class HopReader:
         else:
             words = f"enters {self._node(event)}"
         self._add(event, Stage.INGRESS, words, bridge=bridge)
+
+    def _route(self, event: Event) -> None:
+        lookup = parse(event)
+        netns = event.netns or (self._hops[-1].netns if self._hops else self._netns)
+        device = device_name(event) or None
+        route = choice(lookup, device, event.ifindex, self._topology.namespaces.get(netns))
+        local = route.kind == "local"
+        if self._hops and self._hops[-1].stage is Stage.ROUTE:
+            self._hops.pop()  # the table before had no row: policy rules led on to this one
+        self._hops.append(Hop(event.time - self._start, netns, self._topology.node(netns), None if local else device,
+                              None if local else event.ifindex or None, Stage.ROUTE, route=route,
+                              detail=sentence(route, lookup)))
 
     def _hook(self, group: list[Event]) -> None:
         first, last = group[0], group[-1]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
-from tracer.journey.headers import mac
+from tracer.journey.headers import IPV4, mac
+from tracer.journey.routes import decides, reroutes
 from tracer.journey.stack import SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch
 from tracer.model.topology import Topology
+
+LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
+LOOKUP_NS = 5_000_000  # from a lookup to its packet's first sight, on the same CPU
 
 
 @dataclass(slots=True)
@@ -17,6 +22,7 @@ class Track:
 
     id: int  # the kernel's journey number
     events: list[Event]
+    routes: list[Event] = field(default_factory=list)  # lookups that decided on its way
     ended: bool = False  # its end was seen
     lost: int = 0  # events of any packet that were lost while it lived
     parent: Track | None = None
@@ -37,6 +43,14 @@ class Track:
         return content(self.events[0])
 
 
+def _goes_to(event: Event, lookup: Event) -> bool:
+    """Is the packet's destination the one that was looked up?"""
+    if event.protocol != lookup.protocol:
+        return False
+    v4 = event.protocol == IPV4
+    return event.packet[16:20] == lookup.packet[16:20] if v4 else event.packet[24:40] == lookup.packet[16:32]
+
+
 def device_name(event: Event) -> str:
     """The device's name at the time of the event."""
     return event.name.partition(b"\0")[0].decode(errors="replace")  # a renamed device leaves its old tail behind the NUL
@@ -55,6 +69,7 @@ class Tracks:
         self.lost = 0
         self._live: dict[int, Track] = {}
         # (namespace, bridge, MAC) -> (port, when a frame from that MAC was first seen coming in there)
+        self._lookups: dict[int, deque[Event]] = {}  # CPU -> route lookups of packets that are yet to be seen
         self._devices: dict[tuple[int, int], str] = {}  # (namespace, ifindex) -> name, as packets met them
         self._learned: dict[tuple[int, int, str], tuple[int, int]] = {}
 
@@ -63,6 +78,9 @@ class Tracks:
         begun = []
         for event in batch.events:
             self.events += 1
+            if event.place == Place.ROUTE:
+                self._route(event)
+                continue
             self._devices[event.netns, event.ifindex] = device_name(event)
             if event.place == Place.RECEIVE:
                 self._learn(event)
@@ -70,6 +88,7 @@ class Tracks:
             if track is None:
                 track = self._live[event.journey] = Track(event.journey, [event])
                 self._link(track)
+                self._take_lookups(track)
                 begun.append(track)
             else:
                 track.events.append(event)
@@ -113,6 +132,26 @@ class Tracks:
             known = self._learned.get(key)
             if known is None or known[0] != link.ifindex:
                 self._learned[key] = (link.ifindex, event.time)
+
+    def _route(self, event: Event) -> None:
+        """A lookup is for the packet that its CPU is at, or for one that is just being made there."""
+        if not decides(event):
+            return
+        track = self._live.get(event.journey)
+        if track and (reroutes(event) or _goes_to(track.events[-1], event)):
+            track.routes.append(event)
+        else:
+            self._lookups.setdefault(event.cpu, deque(maxlen=LOOKUPS)).append(event)
+
+    def _take_lookups(self, track: Track) -> None:
+        """A packet of this namespace's own: its route was looked up by the task that sent it, or in which the packet that
+        it answers was delivered."""
+        first = track.events[0]
+        if first.place not in (Place.HOOK, Place.QUEUE) or track.parent:
+            return
+        for lookup in self._lookups.pop(first.cpu, ()):
+            if lookup.caller == first.caller and first.time - lookup.time < LOOKUP_NS and _goes_to(first, lookup):
+                track.routes.append(lookup)
 
     def _link(self, track: Track) -> None:
         """Is it a copy? Then it was first seen where bridges make them, and its original is alive."""

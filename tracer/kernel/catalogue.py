@@ -27,6 +27,8 @@ class Probe:
     variant: int | None  # what the loader writes into it, where one function serves several probes
     ways: tuple[Mechanism, ...]
     required: bool = False  # without it there is nothing to trace
+    version: int | None = None  # of IP, where it concerns one only
+    armed: bool = False  # attached only while a probe is under way
 
 
 # The maps belong to one compiled program, so the first way that all required tracepoints can go is the way of all.
@@ -37,5 +39,7 @@ CATALOGUE = (
     Probe("netif_receive_skb", "devices that receive", "on_device", Place.RECEIVE, TRACEPOINT_WAYS, required=True),
     Probe("kfree_skb", "drops and their reasons", "on_drop", None, TRACEPOINT_WAYS),
     Probe("consume_skb", "the end of a packet's life", "on_consume", None, TRACEPOINT_WAYS),
+    Probe("fib_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=4, armed=True),
+    Probe("fib6_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=6, armed=True),
     Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
 )

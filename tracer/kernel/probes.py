@@ -10,7 +10,9 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from tracer.errors import UserError
 from tracer.kernel import btf, syscall
@@ -51,6 +53,7 @@ class Probes:
         self._hooks: dict[int, int] = {}  # slot -> program
         self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
         self._armed = False
+        self._when_armed: list[Callable[[], int]] = []  # each opens a link
         self._points: dict[tuple[int, str, int], HookPoint] = {}
         self._attached: list[str] = []
         self._missing: dict[str, str] = {}
@@ -105,10 +108,12 @@ class Probes:
             self._attach_links(namespace.inode)
 
     def arm(self) -> None:
-        """Attach the netfilter links. They cost every packet of the host some 35 ns each, and so are there only while a
-        probe is under way; the tracepoints always are."""
+        """Attach the netfilter links and what else costs many packets of the host: it is there only while a probe is under
+        way. A link costs some 35 ns at its hook before it does anything."""
         if not self._armed:
             self._armed = True
+            for open_link in self._when_armed:
+                self._hook_links.callback(os.close, open_link())
             for inode in tuple(self._watched):
                 self._attach_links(inode)
 
@@ -141,13 +146,14 @@ class Probes:
             program.open_ring("events", self._records.append)
             try:
                 for probe in CATALOGUE:
-                    if way in probe.ways:
+                    if way in probe.ways and probe.version in (None, self._version):
                         self._attach(program, probe, way)
                 return program
             except OSError as error:
                 why = str(error.strerror)
                 self._links.close()
                 self._attached.clear()
+                self._when_armed.clear()
         raise UserError(f"This kernel lets no tracepoint program load ({why}): boot Linux 5.10 or newer, with lockdown off "
                         "(`cat /sys/kernel/security/lockdown`).")
 
@@ -162,8 +168,12 @@ class Probes:
             else:
                 loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT)
             self._links.callback(os.close, loaded)
-            link = syscall.open_raw_tracepoint(loaded, None if way is Mechanism.TYPED_TRACEPOINT else probe.name)
-            self._links.callback(os.close, link)
+            open_link = partial(syscall.open_raw_tracepoint, loaded,
+                                None if way is Mechanism.TYPED_TRACEPOINT else probe.name)
+            if probe.armed:
+                self._when_armed.append(open_link)
+            else:
+                self._links.callback(os.close, open_link())
         except OSError as error:
             if probe.required:
                 raise
@@ -231,7 +241,7 @@ def selection_flags(selection: Selection) -> tuple[str, ...]:
     version = selection.version
     flags = {"PROTOCOL": socket.htons(ETH_P[version]), "NEIGHBOR": socket.htons(ETH_P_ARP) if version == 4 else 0,
              "TRANSPORT": TRANSPORTS.get(selection.transport, ICMP[version]), "TRANSPORT_AT": TRANSPORT_AT[version],
-             "ERRORS": ICMP[version], "TOKEN": selection.token, "TOKEN_PORTS": PORTS}
+             "ERRORS": ICMP[version], "OWN_PID": os.getpid(), "TOKEN": selection.token, "TOKEN_PORTS": PORTS}
     return tuple(f"-D{name}={value}" for name, value in flags.items())
 
 

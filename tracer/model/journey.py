@@ -82,6 +82,19 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteChoice:
+    """A route lookup's outcome: table and next hop as the kernel's event has them, the row as netlink has it."""
+
+    table: str  # "main", "local", or its number
+    kind: str | None  # "unicast", "local", ...; None: the row was not read
+    destination: str | None  # the row's prefix
+    gateway: str | None
+    device: str | None
+    source: str | None  # the row's preferred source address
+    losers: tuple[str, ...] = ()  # rows that match too, in the words of `ip route`, longest prefix first
+
+
+@dataclass(frozen=True, slots=True)
 class Hop:
     t_ns: int  # since the journey's first hop
     netns: int
@@ -95,6 +108,7 @@ class Hop:
     stopped_at: tuple[Table, ...] = ()  # tables at the same hook that it was not seen to pass; one of them ended it
     conntrack: str | None = None  # state as iptables names it: "NEW", "ESTABLISHED", "RELATED", ...
     rewrite: Rewrite | None = None
+    route: RouteChoice | None = None
     detail: str = ""  # for a person
     inferred: bool = False  # concluded from other observations; the detail says from which
 

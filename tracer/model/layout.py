@@ -13,6 +13,7 @@ class Place(IntEnum):
     HOOK = 2
     DROP = 3
     CONSUME = 4
+    ROUTE = 5
 
 
 PACKET_BYTES = 96

@@ -75,7 +75,8 @@ def _hop(hop: Hop) -> dict[str, object]:
     return {
         "t_ns": hop.t_ns, "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
         "stage": hop.stage.value, "role": hop.role.value if hop.role else None, "rules": [],
-        "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": None, "detail": hop.detail,
-        "bridge": hop.bridge, "tables": None if hop.tables is None else [asdict(table) for table in hop.tables],
+        "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": asdict(hop.route) if hop.route else None,
+        "detail": hop.detail, "bridge": hop.bridge,
+        "tables": None if hop.tables is None else [asdict(table) for table in hop.tables],
         "stopped_at": [asdict(table) for table in hop.stopped_at], "conntrack": hop.conntrack, "inferred": hop.inferred,
     }

@@ -125,11 +125,12 @@ def incomplete(journey: Journey) -> str | None:
 
 
 def shown(journey: Journey) -> list[Hop]:
-    """The hops that matter: a container's hook without a table decides nothing, unless it is where the packet was last
-    seen."""
+    """The hops that matter: in a container, that its own address is local goes without saying, and a hook without a table
+    decides nothing, unless it is where the packet was last seen."""
     hops = journey.hops
     return [hop for at, hop in enumerate(hops)
-            if not (hop.stage in NETFILTER and hop.node != "host" and hop.tables == () and not hop.stopped_at
+            if not (hop.route and hop.route.kind == "local" and hop.node != "host")
+            and not (hop.stage in NETFILTER and hop.node != "host" and hop.tables == () and not hop.stopped_at
                     and not hop.conntrack and not hop.rewrite and hop.node in [later.node for later in hops[at + 1:at + 3]])]
 
 
@@ -185,7 +186,7 @@ def bridge_roles(bridges: Mapping[str, tuple[str, ...]]) -> list[str]:
     said = []
     for name, roles in bridges.items():
         if roles == ("switch",):
-            said.append(f"{name} was a switch on the whole way" + (": no routing took place." if all_switch else "."))
+            said.append(f"{name} was a switch on the whole way" + (": the host routed nothing." if all_switch else "."))
         elif roles == ("nic",):
             said.append(f"{name} was a NIC on the whole way: packets went through it into the host's own IP stack, "
                         "or came out of it.")
