@@ -15,7 +15,8 @@ import pytest
 from tests.functional.engine import Engine
 from tracer.errors import UserError
 from tracer.traffic.answer import Answer, SendFailure
-from tracer.traffic.echo import MAX_PAYLOAD, Pinger
+from tracer.traffic.echo import Pinger
+from tracer.traffic.payload import MAX_PAYLOAD
 from tracer.traffic.resolve import resolve
 
 ID = 0x1234

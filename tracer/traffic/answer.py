@@ -38,15 +38,22 @@ class SendFailure:
         return cls(number, f"{meaning.format(destination)} ({said})" if meaning else said)
 
 
+# What the answer says of the port or the neighbour that was asked. "astray" came from another address or port than the
+# one that was asked, as when a translation was not undone on the way back: a real client throws that away.
+State = Literal["", "open", "refused", "unreachable", "answered", "astray"]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One packet that came back. The same probe can be answered more than once."""
 
-    seq: int  # of the probe, as it was given to send(), not cut to 16 bits
+    seq: int  # of the probe, as it was given to send(), not cut to what the packet holds of it
     kind: Literal["reply", "error"]
     source: Address  # who sent it: the destination, or the router or host that the error is from
     ttl: int | None  # or hop limit, as it arrived
-    length: int  # of the ICMP message with its header, as ping counts: bytes
+    length: int  # bytes above the IP header: of the ICMP message as ping counts, the segment, the datagram, the ARP packet
     monotonic_ns: int  # CLOCK_MONOTONIC at arrival, from the kernel's receive timestamp where there is one
-    icmp_type: int
-    icmp_code: int
+    icmp_type: int | None = None  # of an echo reply, a neighbour advertisement or an error
+    icmp_code: int | None = None
+    state: State = ""  # "" of an answer to an echo request, whose kind says it all
+    mac: str | None = None  # of the neighbour

@@ -1,4 +1,4 @@
-"""Reads ICMP and ICMPv6 messages as a raw IP socket gives them: echo replies, and errors about an echo request.
+"""Reads ICMP and ICMPv6 messages as a raw IP socket gives them: echo replies, and errors about any packet.
 
 By hand and not by scapy: it is on the way of every packet that arrives, and a dissection costs 88 µs.
 """
@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 ICMP, ICMPV6, FRAGMENT = 1, 58, 44  # IP protocol numbers, next headers
+ICMP_OF = {4: ICMP, 6: ICMPV6}
 REQUEST = {4: 8, 6: 128}
 REPLY = {4: 0, 6: 129}
 # Those that say that the packet went no further; a redirect does not.
@@ -25,6 +26,17 @@ class Message:
     quoted_dst: bytes | None  # packed destination of the request that an error is about; None in a reply
 
 
+@dataclass(frozen=True, slots=True)
+class Error:
+    """About a packet that it quotes the beginning of."""
+
+    type: int
+    code: int
+    protocol: int  # the quoted packet's; for IPv6, what follows its extension headers
+    destination: bytes  # packed
+    head: bytes  # from its transport header on; anything from nothing to all of it
+
+
 def without_ip_header(packet: bytes) -> tuple[int | None, bytes]:
     """The TTL and the payload of an IPv4 packet."""
     if len(packet) < 20:
@@ -35,43 +47,48 @@ def without_ip_header(packet: bytes) -> tuple[int | None, bytes]:
 def parse(data: bytes, version: int) -> Message | None:
     """None for what is neither an echo reply nor an error that quotes an echo request, and for what is broken."""
     try:
-        # The raw socket gets ICMPv4 before its checksum is looked at; for ICMPv6 the kernel has done so.
-        if version == 4 and _checksum(data):
-            return None
-        kind, code = data[0], data[1]
-        if kind == REPLY[version]:
+        if data[0] == REPLY[version] and not (version == 4 and _checksum(data)):
             ident, seq = struct.unpack_from("!HH", data, 4)
-            return Message(kind, code, ident, seq, None)
-        if kind in ERRORS[version]:
-            quoted = _quoted_v4(data[8:]) if version == 4 else _quoted_v6(data[8:])
-            return Message(kind, code, *quoted) if quoted else None
+            return Message(data[0], data[1], ident, seq, None)
+        error = parse_error(data, version)
+        if error and error.protocol == ICMP_OF[version] and error.head[0] == REQUEST[version]:
+            ident, seq = struct.unpack_from("!HH", error.head, 4)
+            return Message(error.type, error.code, ident, seq, error.destination)
     except (IndexError, struct.error):  # shorter than it must be
         pass
     return None
 
 
-def _quoted_v4(packet: bytes) -> tuple[int, int, bytes] | None:
-    """id, seq and destination of the echo request that this packet begins with."""
-    fragment_offset = struct.unpack_from("!H", packet, 6)[0] & 0x1FFF
-    header = (packet[0] & 0xF) * 4
-    if packet[9] != ICMP or fragment_offset or packet[header] != REQUEST[4]:
+def parse_error(data: bytes, version: int) -> Error | None:
+    """None for what is no error, for one that does not quote the beginning of a packet, and for what is broken."""
+    try:
+        # The raw socket gets ICMPv4 before its checksum is looked at; for ICMPv6 the kernel has done so.
+        if data[0] not in ERRORS[version] or (version == 4 and _checksum(data)):
+            return None
+        quoted = _quoted_v4(data[8:]) if version == 4 else _quoted_v6(data[8:])
+        return Error(data[0], data[1], *quoted) if quoted else None
+    except (IndexError, struct.error):
         return None
-    return (*struct.unpack_from("!HH", packet, header + 4), packet[16:20])
 
 
-def _quoted_v6(packet: bytes) -> tuple[int, int, bytes] | None:
+def _quoted_v4(packet: bytes) -> tuple[int, bytes, bytes] | None:
+    """Protocol, destination and transport header of the packet that this begins with."""
+    if struct.unpack_from("!H", packet, 6)[0] & 0x1FFF:  # not the first fragment: no transport header in it
+        return None
+    return packet[9], packet[16:20], packet[(packet[0] & 0xF) * 4:]
+
+
+def _quoted_v6(packet: bytes) -> tuple[int, bytes, bytes] | None:
     following, at = packet[6], 40
     while following in _EXTENSIONS or following == FRAGMENT:
         if following == FRAGMENT:
-            if struct.unpack_from("!H", packet, at + 2)[0] & 0xFFF8:  # not the first one: no ICMP header in it
+            if struct.unpack_from("!H", packet, at + 2)[0] & 0xFFF8:
                 return None
             size = 8
         else:
             size = (packet[at + 1] + 1) * 8
         following, at = packet[at], at + size
-    if following != ICMPV6 or packet[at] != REQUEST[6]:
-        return None
-    return (*struct.unpack_from("!HH", packet, at + 4), packet[24:40])
+    return following, packet[24:40], packet[at:]
 
 
 def _checksum(data: bytes) -> int:
