@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import socket
 import struct
 import sys
@@ -128,6 +129,10 @@ def messages(opened: socket.socket, buffer: bytearray) -> Iterator[tuple[bytes, 
             size, ancillary, _flags, sender = opened.recvmsg_into([buffer], 256)
         except BlockingIOError:
             return
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:  # told once to a packet socket whose device went down
+                continue
+            raise
         yield bytes(buffer[:size]), ancillary, sender
 
 

@@ -1,0 +1,77 @@
+"""The block of source ports that a run's TCP or UDP probes are known by."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+
+from tracer.errors import UserError
+from tracer.model.selection import PORTS
+from tracer.topology.netns import in_namespace
+
+FIRST, LAST = 32768, 60992  # of the blocks: within the kernel's own range of ephemeral ports
+_KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+
+
+def free_base_port(namespace: str) -> int:
+    """The first port of a block, chosen at random, of which nobody in the namespace uses one, neither TCP nor UDP."""
+    return in_namespace(namespace, _free)
+
+
+def _free() -> int:
+    bases = list(range(FIRST, LAST + 1, PORTS))
+    secrets.SystemRandom().shuffle(bases)
+    for base in bases:
+        try:
+            for kind in _KINDS:
+                release(_bind_block(base, kind))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        return base
+    raise UserError(f"The sender has no {PORTS} free ports in a row between {FIRST} and {LAST + PORTS - 1}: "
+                    "end a program there that holds them.")
+
+
+def reserve(base_port: int, kind: socket.SocketKind) -> list[socket.socket]:
+    """A bound socket for each port of the block, in the namespace of the calling thread: nobody else gets the port
+    meanwhile, and of UDP the kernel does not refuse an answer. To a TCP segment for a socket that is bound and no more the
+    kernel answers as if there were none: it resets the connection that a probe half opened."""
+    if base_port % PORTS or not FIRST <= base_port <= LAST:
+        raise ValueError(f"{base_port} is not the first port of a block")
+    try:
+        return _bind_block(base_port, kind)
+    except OSError as error:
+        raise UserError(f"The ports {base_port} to {base_port + PORTS - 1} cannot be had in the sender's namespace "
+                        f"({error.strerror or error}): run it again for others.") from None
+
+
+def release(reserved: list[socket.socket]) -> None:
+    for one in reserved:
+        one.close()
+
+
+def _bind_block(base: int, kind: socket.SocketKind) -> list[socket.socket]:
+    bound: list[socket.socket] = []
+    try:
+        for port in range(base, base + PORTS):
+            bound.append(_any_address(kind))
+            bound[-1].bind(("", port))
+    except BaseException:
+        release(bound)
+        raise
+    return bound
+
+
+def _any_address(kind: socket.SocketKind) -> socket.socket:
+    """For IPv6 and IPv4 both, so that it is in the way of either; for IPv4 where the kernel has no IPv6."""
+    try:
+        opened = socket.socket(socket.AF_INET6, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return opened
