@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The only types that cross between the kernel and Python. tracer/model/layout.py is generated from this file by
  * scripts/layout; a test compares the two, and sizes and offsets with what the compiler made of it. Members are sorted by
- * size, so that there is no padding. */
+ * size, so that the compiler adds no padding of its own. */
 #pragma once
 
 enum place {
@@ -28,12 +28,10 @@ struct event {
   u64 journey;         /* given at first sight, follows the skb through every rewrite */
   u64 caller;          /* at PLACE_DROP who freed it; at PLACE_CONSUME 0; elsewhere the running task */
   u64 conntrack;       /* struct nf_conn, 0 without an entry */
-  u64 conntrack_status;/* IPS_* bits */
   u32 netns;           /* inode */
   u32 ifindex;         /* skb->dev; at a hook, the device that the packet came by, or goes by where there is no other */
   u32 out_ifindex;     /* at a hook: the device it goes by; 0 where not decided */
   u32 length;          /* skb->len at this place: with the Ethernet header at PLACE_QUEUE */
-  u32 mark;
   u32 reason;          /* enum skb_drop_reason at PLACE_DROP */
   u32 cpu;
   u16 protocol;        /* EtherType, host order */
@@ -45,10 +43,10 @@ struct event {
   u8 slot;             /* which of the links at this hook, counted from the first priority */
   u8 first;            /* 1: the journey began here */
   u8 conntrack_info;   /* enum ip_conntrack_info */
-  u8 ethernet[14];     /* at the device places; zero elsewhere */
+  u8 ethernet[14];     /* at a device, and at the end where it still has one; zero at hooks */
   u8 name[NAME_BYTES]; /* of ifindex */
   u8 packet[PACKET_BYTES];
-  u8 padding[2];
+  u8 padding[6];
 };
 
 /* What follows an event whose depth is not 0. */

@@ -11,6 +11,9 @@
  * OWN_PID    of the tracer, who makes the probes
  * TOKEN      an ICMP identifier, or the first of TOKEN_PORTS ports, host order */
 
+#define ECHO_REQUEST (ERRORS == 1 ? 8 : 128)
+#define ECHO_REPLY (ERRORS == 1 ? 0 : 129)
+
 BPF_HASH(addresses, struct address, u8, 64); /* of both ends, and of who forwards between them */
 
 static __always_inline bool filter_address(const u8 *address, bool v4) {
@@ -24,10 +27,16 @@ static __always_inline bool filter_address(const u8 *address, bool v4) {
 /* Does a transport header belong to the run? */
 static __always_inline bool filter_token(const u8 *l4) {
 #if TRANSPORT == ERRORS
-  return be16(*(u16 *)&l4[4]) == TOKEN;
+  return (l4[0] == ECHO_REQUEST || l4[0] == ECHO_REPLY) && be16(*(u16 *)&l4[4]) == TOKEN;
 #else
   return (be16(*(u16 *)&l4[0]) & ~(TOKEN_PORTS - 1)) == TOKEN || (be16(*(u16 *)&l4[2]) & ~(TOKEN_PORTS - 1)) == TOKEN;
 #endif
+}
+
+/* A packet of the run, to or from one of its addresses. */
+static __always_inline bool filter_ends(const struct headers *h, bool v4) {
+  return filter_token(h->l4) && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
+                                 filter_address(v4 ? &h->l3[16] : &h->l3[24], v4));
 }
 
 /* An ICMP error is followed when the packet that it quotes would have been. */
@@ -35,13 +44,7 @@ static __always_inline bool filter_quoted(const u8 *l3, const struct headers *h,
   u32 outer = v4 ? (h->l3[0] & 15) * 4 : 40;
   struct headers q;
   get_headers(l3 + outer + 8, PROTOCOL, &q);
-  return (v4 ? q.l3[9] : q.l3[6]) == TRANSPORT && filter_token(q.l4);
-}
-
-/* A packet of the run, to or from one of its addresses. */
-static __always_inline bool filter_ends(const struct headers *h, bool v4) {
-  return filter_token(h->l4) && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
-                                 filter_address(v4 ? &h->l3[16] : &h->l3[24], v4));
+  return q.l3[TRANSPORT_AT] == TRANSPORT && filter_ends(&q, v4);
 }
 
 static __always_inline bool filter_neighbor(const u8 *l3, const struct headers *h) {
@@ -61,12 +64,10 @@ static __always_inline bool filter_packet(const u8 *l3, u16 protocol, const stru
     return filter_address(sender, true) && filter_address(target, true);
   }
   if (h->l3[TRANSPORT_AT] != ERRORS)
-    return filter_ends(h, v4);
+    return h->l3[TRANSPORT_AT] == TRANSPORT && filter_ends(h, v4);
   if (v4 ? (type == 3 || type == 11 || type == 12) : (type >= 1 && type <= 4))
     return filter_quoted(l3, h, v4);
   if (!v4 && (type == 135 || type == 136))
     return filter_neighbor(l3, h);
-  if (v4 ? (type != 8 && type != 0) : (type != 128 && type != 129))
-    return false;
   return TRANSPORT == ERRORS && filter_ends(h, v4);
 }

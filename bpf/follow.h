@@ -14,7 +14,6 @@ BPF_TABLE("lru_hash", u64, struct followed, following, 4096); /* skb address -> 
 BPF_ARRAY(active, u64, 1);         /* entries in `following`; an upper bound, since some frees pass unseen */
 BPF_PERCPU_ARRAY(current_journey, u64, 1); /* of the packet that the CPU is at; 0 for one that nobody follows, or none */
 BPF_ARRAY(lost, u64, PLACE_COUNT); /* events that the ring buffer had no room for */
-BPF_ARRAY(emitted, u64, PLACE_COUNT);
 BPF_RINGBUF_OUTPUT(events, 256);   /* pages */
 
 static __always_inline u64 is_active(void) {
@@ -53,11 +52,12 @@ static __always_inline struct event *reserve(u8 place, bool with_stack) {
   int index = place;
   struct event *e = with_stack ? events.ringbuf_reserve(sizeof(struct event) + sizeof(struct stack))
                                : events.ringbuf_reserve(sizeof(struct event));
-  u64 *count = e ? emitted.lookup(&index) : lost.lookup(&index);
-  if (count)
-    __sync_fetch_and_add(count, 1);
-  if (!e)
+  if (!e) {
+    u64 *count = lost.lookup(&index);
+    if (count)
+      __sync_fetch_and_add(count, 1);
     return 0;
+  }
   __builtin_memset(e, 0, sizeof(*e));
   e->time = bpf_ktime_get_ns();
   e->cpu = bpf_get_smp_processor_id();
@@ -74,14 +74,9 @@ static __always_inline struct event *new_event(struct sk_buff *skb, const u8 *l3
   e->skb = (u64)skb;
   e->journey = journey;
   e->length = LOAD(skb, len);
-  e->mark = LOAD(skb, mark);
   e->protocol = be16(LOAD(skb, protocol));
   e->conntrack_info = nfct & 7;
   e->conntrack = nfct & ~7ULL;
-#ifdef HAVE_nf_conn
-  if (e->conntrack)
-    bpf_probe_read_kernel(&e->conntrack_status, 8, (u8 *)e->conntrack + __builtin_offsetof(struct nf_conn, status));
-#endif
   /* headers lie in the linear part, which ends where the paged part of len begins */
   u64 size = (u64)(LOAD(skb, data) + e->length - LOAD(skb, data_len)) - (u64)l3;
   if (size > PACKET_BYTES)
@@ -107,7 +102,7 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool m
   struct headers h;
   if (protocol == PROTOCOL) {
     u8 transport = get_transport(l3);
-    if (transport != TRANSPORT && transport != ERRORS)
+    if (transport != TRANSPORT && transport != ERRORS && !(TRANSPORT_AT == 6 && transport == FRAGMENT))
       return 0;
   } else if (!NEIGHBOR || protocol != NEIGHBOR) {
     return 0;

@@ -66,6 +66,7 @@ static __always_inline int end_event(u64 *ctx, u32 place, u64 caller, u64 reason
   set_device(e, LOAD(skb, dev));
   e->caller = caller;
   e->reason = reason;
+  bpf_probe_read_kernel(e->ethernet, sizeof(e->ethernet), LOAD(skb, head) + LOAD(skb, mac_header));
   submit_with_stack(ctx, e);
   return 0;
 }
@@ -86,11 +87,9 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
   struct nf_hook_state *state = ctx->state;
   struct sk_buff *skb = ctx->skb;
   u8 hook = LOAD(state, hook), first = 0;
-  bool local_out = hook == 3; /* NF_INET_LOCAL_OUT: where the host's own packets are seen first */
-  if (!local_out && !is_active())
-    return 1;
   const u8 *l3 = get_l3(skb);
-  /* a copy made by a bridge's flood is first seen in FORWARD */
+  /* journeys begin at hooks too: the host's own packets in OUTPUT, copies of a bridge's flood in FORWARD, what fragments
+     were put together to behind that */
   u64 journey = get_journey(skb, l3, true, &first);
   if (!journey)
     return 1;
@@ -145,6 +144,7 @@ static __always_inline int route_event(u64 *ctx, const u8 *source, const u8 *des
   return 0;
 }
 
+#if TRANSPORT_AT == 9 || defined(HAVE_fib6_result)
 int on_route(u64 *ctx) {
   struct lookup found = {};
   u8 ports[8] = {};
@@ -165,3 +165,4 @@ int on_route(u64 *ctx) {
   return route_event(ctx, flow->saddr, flow->daddr, 16, ports, (struct fib_nh_common *)LOAD(result, nh), &found);
 #endif
 }
+#endif

@@ -17,6 +17,7 @@
 #define ETH_P_IP 0x0800
 #define ETH_P_ARP 0x0806
 #define ETH_P_IPV6 0x86DD
+#define FRAGMENT 44
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define be16(x) ((u16)__builtin_bswap16(x))
@@ -30,8 +31,8 @@ struct headers {
 /* The network header. Its offset is reset on reception only after the first tracepoint. */
 static __always_inline u8 *get_l3(struct sk_buff *skb) { return LOAD(skb, head) + LOAD(skb, network_header); }
 
-/* The transport protocol's number of an IP packet. Extension headers are not walked: echo requests, neighbour discovery and
- * errors have none unless somebody adds them by hand.
+/* The transport protocol's number of an IP packet; FRAGMENT for an IPv6 fragment. Other extension headers are not walked:
+ * probes have none.
  *
  * This one byte is what the untaken path costs most. HEADER_ID is the BTF id of struct iphdr or ipv6hdr: bpf_rdonly_cast
  * (Linux 6.2, a35b9af4ec2c) gives the packet's bytes that type, and a plain load reads them. BCC cannot call such kernel
@@ -57,6 +58,13 @@ static __always_inline void get_headers(const u8 *l3, u16 protocol, struct heade
     l3_bytes = (h->l3[0] & 15) * 4;
   } else {
     bpf_probe_read_kernel(h->l3, 40, l3);
+    if (protocol == be16(ETH_P_IPV6) && h->l3[6] == FRAGMENT) { /* the first fragment has the transport's header */
+      bpf_probe_read_kernel(h->l4, 8, l3 + 40);
+      if (!(*(u16 *)&h->l4[2] & be16(0xFFF8))) {
+        h->l3[6] = h->l4[0];
+        l3_bytes = 48;
+      }
+    }
   }
   if (protocol != be16(ETH_P_ARP))
     bpf_probe_read_kernel(h->l4, 8, l3 + l3_bytes);

@@ -27,6 +27,10 @@ RUNS = {
     "isolated": ["ping", "c1", "c3", "-c", "1"],
     "ttl": ["ping", "c1", "203.0.113.1", "-c", "1", "--ttl", "1"],
     "nobody": ["ping", "c1", "172.17.0.99", "-c", "1"],
+    "fragments": ["ping", "c1", "c2", "-c", "1", "-s", "4000"],
+    "fragments_v6": ["ping", "c1", "c2", "-c", "1", "-s", "4000", "-6"],
+    "published": ["ping", "outside", "198.51.100.2", "--tcp", "8080", "-c", "1"],
+    "arp": ["ping", "c1", "c2", "--arp", "-c", "2", "-i", "0.2"],
     "itself": ["ping", "c1", "127.0.0.1", "-c", "1"],
 }
 
@@ -41,6 +45,7 @@ class Recorder(Assembler):
         super().__init__(selection, topology, machine, target)
         self.fed: list[Event] = []
         self.seqs: list[int] = []
+        self.times: list[tuple[int, int]] = []
         self.kept, self.target = topology, target
         Recorder.last = self
 
@@ -48,6 +53,10 @@ class Recorder(Assembler):
         self.fed += batch.events
         self.now = self._machine()
         super().feed(batch)
+
+    def sent(self, seq: int, when: int) -> None:
+        self.times.append((when, seq))
+        super().sent(seq, when)
 
     def answered(self, seq: int) -> None:
         self.seqs.append(seq)
@@ -62,7 +71,7 @@ def record(name: str, arguments: list[str]) -> None:
     names = {link.name: f"veth-{run.kept.node(link.peer.netns)}" for link in links
              if link.kind == "veth" and link.peer and link.name.startswith("veth")}
     save(name, Recording(run._selection, run.kept, run.target, dict(run.now.reasons), list(run.now.hook_points.values()),
-                         run.now.clock_offset_ns, run.seqs, run.fed, names))
+                         run.now.clock_offset_ns, run.seqs, [list(t) for t in run.times], run.fed, names))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Recording:
     hook_points: list[HookPoint]
     clock_offset_ns: int
     answered: list[int]
+    sent: list[list[int]]  # (CLOCK_MONOTONIC ns, seq)
     events: list[Event]
     names: dict[str, str]  # devices whose names are made up anew for each lab -> steady ones
 
@@ -41,6 +42,8 @@ class Recording:
     def assembler(self) -> Assembler:
         machine = self.machine
         assembler = Assembler(self.selection, self.topology, lambda: machine, self.target)
+        for when, seq in self.sent:
+            assembler.sent(seq, when)
         assembler.feed(Batch(self.events, 0))
         for seq in self.answered:
             assembler.answered(seq)
@@ -75,6 +78,8 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, bytes):
         return value.rstrip(b"\0").hex() + f"+{len(value) - len(value.rstrip(bytes(1)))}"
+    if isinstance(value, Event):
+        return {name: _plain(item) for name, item in value._asdict().items() if name != "padding"} | {"padding": "+0"}
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -107,7 +112,7 @@ def _typed(value: Any, kind: Any) -> Any:
         return bytes.fromhex(text) + bytes(int(zeros))
     if kind is Event:
         hints = typing.get_type_hints(Event)
-        return Event(*(_typed(item, hints[name]) for name, item in zip(Event._fields, value, strict=True)))
+        return Event(**{name: _typed(item, hints[name]) for name, item in value.items()})
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(**{key: _typed(item, hints[key]) for key, item in value.items()})

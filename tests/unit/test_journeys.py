@@ -8,10 +8,10 @@ from tests.unit.recording import Recording, load
 from tracer.model.journey import Journey, Result, Rewrite, Role, Stage
 
 REQUEST_ON_ONE_BRIDGE = [
-    "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress",
+    "c1 eth0 route", "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress",
     "host veth-c1 ingress", "host docker0 prerouting", "host docker0 l2_forward", "host docker0 forward",
     "host docker0 postrouting", "host veth-c2 egress",
-    "c2 eth0 ingress", "c2 eth0 prerouting", "c2 eth0 input", "c2 - deliver"]
+    "c2 eth0 ingress", "c2 eth0 prerouting", "c2 - route", "c2 eth0 input", "c2 - deliver"]
 
 
 def swapped(way: list[str]) -> list[str]:
@@ -56,7 +56,7 @@ def test_the_switch_names_the_row_that_it_used() -> None:
     recording, journeys = told("one_bridge")
     (hop,) = [hop for hop in only(journeys, "request").hops if hop.role]
     assert (hop.stage, hop.role, hop.bridge) == (Stage.L2_FORWARD, Role.SWITCH, "docker0")
-    assert recording.steady(hop.detail) == "as a SWITCH: to the port of c2 (fdb 02:42:ac:11:00:03 dev veth-c2)"
+    assert recording.steady(hop.detail) == "as a SWITCH: to the port of c2 (fdb learned: 02:42:ac:11:00:03 dev veth-c2)"
 
 
 def test_the_lookup_that_the_ping_caused_is_a_journey_and_its_other_branch_a_copy() -> None:
@@ -93,13 +93,14 @@ def test_to_the_gateway_docker0_is_a_nic() -> None:
     recording, journeys = told("gateway")
     request, reply = only(journeys, "request"), only(journeys, "reply")
     assert recording.way(request) == [
-        "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress", "host veth-c1 ingress", "host docker0 prerouting",
-        "host docker0 l2_local", "host docker0 input", "host - deliver"]
+        "c1 eth0 route", "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress", "host veth-c1 ingress",
+        "host docker0 prerouting", "host docker0 l2_local", "host - route", "host docker0 input", "host - deliver"]
     assert [(h.role, h.detail) for h in request.hops if h.role] == [
         (Role.NIC, "as a NIC: the frame is for docker0's own MAC, up to the host's IP layer")]
     assert recording.way(reply) == [
-        "host docker0 output", "host docker0 postrouting", "host docker0 egress", "host docker0 l2_forward",
-        "host veth-c1 egress", "c1 eth0 ingress", "c1 eth0 prerouting", "c1 eth0 input", "c1 - deliver"]
+        "host docker0 route", "host docker0 output", "host docker0 postrouting", "host docker0 egress",
+        "host docker0 l2_forward", "host veth-c1 egress", "c1 eth0 ingress", "c1 eth0 prerouting", "c1 - route",
+        "c1 eth0 input", "c1 - deliver"]
     assert [h.role for h in reply.hops if h.role] == [Role.NIC, Role.SWITCH]
 
 
@@ -107,9 +108,10 @@ def test_masquerade_changes_the_source_and_the_reply_changes_it_back() -> None:
     recording, journeys = told("outside")
     request, reply = only(journeys, "request"), only(journeys, "reply")
     assert recording.way(request) == [
-        "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress", "host veth-c1 ingress", "host docker0 prerouting",
-        "host docker0 l2_local", "host docker0 forward", "host docker0 postrouting", "host eth0 egress",
-        "outside eth0 ingress", "outside eth0 prerouting", "outside eth0 input", "outside - deliver"]
+        "c1 eth0 route", "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress", "host veth-c1 ingress",
+        "host docker0 prerouting", "host docker0 l2_local", "host eth0 route", "host docker0 forward",
+        "host docker0 postrouting", "host eth0 egress", "outside eth0 ingress", "outside eth0 prerouting",
+        "outside - route", "outside eth0 input", "outside - deliver"]
     assert {h.stage: h.rewrite for h in request.hops if h.rewrite} == {
         Stage.POSTROUTING: Rewrite(src=("172.17.0.2", "198.51.100.2"))}
     assert {h.stage: h.rewrite for h in reply.hops if h.rewrite} == {
@@ -135,13 +137,13 @@ def test_an_expired_ttl_and_the_error_about_it() -> None:
         (Result.DROPPED, "IP_INHDR", "its time to live ran out, in ip_forward()")
     assert (error.source, error.target, error.end.result) == ("host", "c1", Result.DELIVERED)
     assert error.packet.quoted and error.packet.quoted.icmp_seq == 1
-    assert recording.way(error)[0] == "host docker0 output"
+    assert recording.way(error)[0] == "host docker0 route"
 
 
 def test_nobody_has_the_address() -> None:
     recording, journeys = told("nobody")
     request = only(journeys, "request")
-    assert recording.way(request) == ["c1 eth0 output", "c1 eth0 postrouting"]
+    assert recording.way(request) == ["c1 eth0 route", "c1 eth0 output", "c1 eth0 postrouting"]
     assert (request.end.result, request.end.node, request.end.reason) == (Result.DROPPED, "c1", "NEIGH_FAILED")
     assert len([j for j in journeys if j.kind == "arp"]) == 3
     assert request.target is None
@@ -151,8 +153,8 @@ def test_loopback_never_leaves() -> None:
     recording, journeys = told("itself")
     request = only(journeys, "request")
     assert (request.source, request.target) == ("c1", "c1")
-    assert recording.way(request) == ["c1 lo output", "c1 lo postrouting", "c1 lo egress", "c1 lo ingress",
-                                      "c1 lo prerouting", "c1 lo input", "c1 - deliver"]
+    assert recording.way(request) == ["c1 - route", "c1 lo output", "c1 lo postrouting", "c1 lo egress",
+                                      "c1 lo ingress", "c1 lo prerouting", "c1 lo input", "c1 - deliver"]
 
 
 @pytest.mark.parametrize("name", ["one_bridge", "gateway", "outside", "isolated", "ttl", "nobody", "itself"])
@@ -172,3 +174,73 @@ def test_a_drop_stops_at_the_tables_behind_the_last_link() -> None:
     assert last.tables == ()
     assert [t.table for t in last.stopped_at] == ["filter"]
     assert not any(hop.stopped_at for hop in only(told("one_bridge")[1], "request").hops)
+
+
+def test_a_route_hop_has_the_row_and_the_rows_that_lost() -> None:
+    _recording, journeys = told("outside")
+    routes = {hop.node: hop for hop in only(journeys, "request").hops if hop.route}
+    assert {node: hop.detail for node, hop in routes.items()} == {
+        "c1": "default via 172.17.0.1 dev eth0 (table main)", "host": "default via 198.51.100.1 dev eth0 (table main)",
+        "outside": "203.0.113.1 is local (table local)"}
+    there = routes["host"].route
+    assert there
+    assert (there.destination, there.gateway, there.device, there.table) == ("0.0.0.0/0", "198.51.100.1", "eth0", "main")
+    back = {hop.node: hop.route for hop in only(journeys, "reply").hops if hop.route}["host"]
+    assert back
+    assert (back.destination, back.losers) == ("172.17.0.0/16", ("default via 198.51.100.1 dev eth0",))
+
+
+@pytest.mark.parametrize("name", ["fragments", "fragments_v6"])
+def test_fragments_are_one_journey(name: str) -> None:
+    recording, journeys = told(name)
+    assert recording.way(only(journeys, "request")) == REQUEST_ON_ONE_BRIDGE
+    assert recording.way(only(journeys, "reply")) == swapped(REQUEST_ON_ONE_BRIDGE)
+    assert only(journeys, "request").packet.length > 4000
+    assert [h.inferred for h in only(journeys, "request").hops if h.stage is Stage.DELIVER] == [name == "fragments_v6"]
+
+
+def test_dnat_of_a_published_port_and_the_refusal() -> None:
+    recording, journeys = told("published")
+    request, reply = only(journeys, "request"), only(journeys, "reply")
+    assert request.packet.tcp_flags == "SYN"
+    assert [h.rewrite for h in request.hops if h.rewrite] == [
+        Rewrite(dst=("198.51.100.2", "172.17.0.3"), dport=(8080, 80))]
+    assert [h.rewrite for h in reply.hops if h.rewrite] == [Rewrite(src=("172.17.0.3", "198.51.100.2"), sport=(80, 8080))]
+    assert (request.end.result, request.end.node, request.end.reason) == (Result.DROPPED, "c2", "NO_SOCKET")
+    assert (reply.source, reply.target, reply.end.result) == ("c2", "outside", Result.DELIVERED)
+    assert recording.way(request)[4:12] == [
+        "host eth0 ingress", "host eth0 prerouting", "host docker0 route", "host eth0 forward", "host eth0 postrouting",
+        "host docker0 egress", "host docker0 l2_forward", "host veth-c2 egress"]
+
+
+def test_an_arp_probe_is_a_request_with_its_reply() -> None:
+    recording, journeys = told("arp")
+    for seq in (1, 2):
+        assert recording.way(only(journeys, "request", seq))[-2:] == ["c2 eth0 ingress", "c2 - deliver"]
+        assert only(journeys, "reply", seq).end.node == "c1"
+
+
+def test_a_late_event_of_a_journey_that_was_told_begins_no_new_one() -> None:
+    recording = load("one_bridge")
+    assembler = recording.assembler()
+    events = [e for e in recording.events if e.journey == recording.events[1].journey]
+    assert assembler.take(1)
+    from tracer.model.probes import Batch
+    assembler.feed(Batch(events[-3:], 0))
+    assert all(journey.seq == 2 for journey in assembler.rest() if journey.seq is not None)
+
+
+def test_what_is_kept_does_not_grow_with_the_number_of_probes() -> None:
+    from tracer.model.probes import Batch
+    recording = load("one_bridge")
+    assembler = recording.assembler()
+    assembler.rest()
+    for turn in range(1, 2001):
+        assembler.feed(Batch([e._replace(journey=e.journey + turn * 1000) for e in recording.events], 0))
+        assembler.answered(1)
+        assembler.take(1)
+        assembler.rest()
+    tracks = assembler._tracks
+    assert not tracks.live
+    assert not assembler._answered - {2}
+    assert max(map(len, (tracks._told, tracks._devices, tracks._learned, tracks._lookups))) <= 4096

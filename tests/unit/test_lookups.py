@@ -12,7 +12,7 @@ from tracer.journey.lookups import sentences
 
 @pytest.mark.parametrize(("name", "said"), [
     ("one_bridge", ["c1 (172.17.0.2) asked for the MAC of c2 (172.17.0.3) first: 12 hops, N µs"]),
-    ("one_bridge_v6", ["c2 (fd00:17::3) asked for the MAC of c1 (fd00:17::2) first: 26 hops, N µs"]),
+    ("one_bridge_v6", ["c2 (fd00:17::3) asked for the MAC of c1 (fd00:17::2) first: 28 hops, N µs"]),
     ("nobody", ["c1 (172.17.0.2) asked 3 times for the MAC of 172.17.0.99: no answer was seen"]),
     ("itself", []),
     ("outside", ["c1 (172.17.0.2) asked for the MAC of host (172.17.0.1) first: 9 hops, N µs",

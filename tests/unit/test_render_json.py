@@ -48,16 +48,16 @@ def test_journey() -> None:
     assert hops[2] == {
         "t_ns": 12500, "netns": 4026531840, "node": "host", "device": "docker0", "ifindex": 4, "stage": "prerouting",
         "role": None, "rules": [], "rewrite": None, "route": None, "detail": "", "bridge": "docker0",
-        "tables": [{"family": "ip", "table": "nat", "chain": "PREROUTING", "priority": -100},
-                   {"family": "ip", "table": "raw", "chain": "PREROUTING", "priority": -300}],
-        "stopped_at": [], "conntrack": "NEW", "inferred": False}
+        "tables": [{"family": "ip", "table": "nat", "chain": "PREROUTING", "priority": -100, "legacy": False},
+                   {"family": "ip", "table": "raw", "chain": "PREROUTING", "priority": -300, "legacy": False}],
+        "stopped_at": [], "timed": True, "conntrack": "NEW", "inferred": False}
     assert (hops[4]["stage"], hops[4]["role"]) == ("l2_forward", "switch")
     assert (hops[8]["device"], hops[8]["ifindex"]) == (None, None)
 
 
 def test_a_rewrite_and_a_conclusion() -> None:
     (journey,) = printed(("journey", MASQUERADED))
-    assert journey["hops"][-1]["rewrite"] == {"src": ["172.17.0.2", "198.51.100.2"], "dst": None}
+    assert journey["hops"][-1]["rewrite"] == {"src": ["172.17.0.2", "198.51.100.2"], "dst": None, "sport": None, "dport": None}
     assert journey["hops"][1]["inferred"] is True
     assert journey["target"] is None
 
@@ -76,7 +76,7 @@ def test_summary() -> None:
     assert first == {
         "type": "summary", "sent": 3, "answered": 3, "journeys": 6, "events": 66, "lost_events": 0,
         "bridges": {"docker0": ["switch"]}, "rtt_ms": {"min": 0.041, "avg": 0.0534, "max": 0.08},
-        "ends": {"delivered": 6}, "failures": [], "neighbor_lookups": 0, "notes": []}
+        "ends": {"delivered": 6}, "failures": [], "neighbor_lookups": 0, "states": {}, "notes": []}
     assert second["failures"][0] == {"seq": 2, "text": "no answer within 1 s"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from tracer import __version__
 from tracer.cli.lab import lab
 from tracer.cli.ping import ping
 from tracer.errors import ExitStatus, UserError
+from tracer.render.alphabet import Alphabet
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -44,18 +46,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error.format_message(), file=sys.stderr)
             return ExitStatus.ERROR
         hint = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
-        print(f"dnettrace: {error.format_message()}{hint}", file=sys.stderr)
+        _say(f"{error.format_message()}{hint}")
     except click.ClickException as error:
-        print(f"dnettrace: {error.format_message()}", file=sys.stderr)
+        _say(error.format_message())
     except UserError as error:
-        print(f"dnettrace: {error}", file=sys.stderr)
+        _say(str(error))
     except (KeyboardInterrupt, click.Abort):
         return ExitStatus.INTERRUPTED
     except BrokenPipeError:
-        # whoever read the output has seen enough; Python would complain once more when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()  # whoever read it has seen enough
         return ExitStatus.OK
+    except OSError as error:
+        about = f" ({error.filename})" if error.filename else ""
+        mend = "free some space" if error.errno == errno.ENOSPC else \
+            "if a container or namespace ended meanwhile, start it again"
+        _say(f"{error.strerror or error}{about}: {mend}.")
+        _close_output()
     return ExitStatus.ERROR
+
+
+def _say(sentence: str) -> None:
+    """To standard error, on one line: names in it come from outside, and may hold escape sequences."""
+    print(f"dnettrace: {Alphabet(sys.stderr.encoding).show(sentence)}", file=sys.stderr)
+
+
+def _close_output() -> None:
+    """Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def program() -> None:

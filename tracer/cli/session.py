@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,16 +27,18 @@ from tracer.topology.host import Host
 from tracer.topology.place import Destination, Place
 from tracer.topology.way import addresses_on_the_way, source_address
 from tracer.traffic.answer import SendFailure
-from tracer.traffic.echo import Pinger
+from tracer.traffic.ports import free_base_port
+from tracer.traffic.prober import Prober
 
 POLL_S = 0.05  # how late an answer is noticed whose own events were lost: events wake the loop
+FAILURES = 20  # told one by one in the summary
 REARM_S = 0.1  # a pause between two requests that is worth taking the netfilter links away for
 RELOOK_S = 0.5  # between two looks at the network for a device that nobody knows
 NAMING_S = 2.5  # how long a device may stay without a name before it is told without
 
 
 @dataclass(frozen=True, slots=True)
-class Echo:
+class Plan:
     """What to send, as ping's options say it. Times in seconds."""
 
     count: int | None
@@ -44,6 +47,8 @@ class Echo:
     size: int
     ttl: int | None
     version: int | None
+    transport: str  # "icmp", "tcp", "udp", "arp"
+    port: int | None  # of tcp and udp
 
 
 @dataclass(slots=True)
@@ -53,10 +58,26 @@ class Tally:
     sent: int = 0
     journeys: int = 0
     lookups: int = 0
-    rtts: list[float] = field(default_factory=list)  # ms
+    answered: int = 0
+    rtt_sum: float = 0.0  # ms, as are the next two
+    rtt_min: float = float("inf")
+    rtt_max: float = 0.0
+    states: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     roles: dict[str, set[str]] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
+    failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=FAILURES))
+    failed: int = 0
+
+    def answer(self, rtt: float, state: str) -> None:
+        self.answered += 1
+        if state:
+            self.states[state] = self.states.get(state, 0) + 1
+        self.rtt_sum += rtt
+        self.rtt_min, self.rtt_max = min(self.rtt_min, rtt), max(self.rtt_max, rtt)
+
+    def fail(self, failure: Failure) -> None:
+        self.failed += 1
+        self.failures.append(failure)
 
     def add(self, journey: Journey) -> None:
         self.journeys += 1
@@ -72,26 +93,27 @@ class Tally:
 class Session:
     """Made by open(), used once by run()."""
 
-    def __init__(self, host: Host, source: Place, destination: Destination, echo: Echo, renderer: Renderer,
+    def __init__(self, host: Host, source: Place, destination: Destination, plan: Plan, renderer: Renderer,
                  verbose: bool, notes: tuple[str, ...]) -> None:
-        self._host, self._source, self._destination, self._echo = host, source, destination, echo
+        self._host, self._source, self._destination, self._plan = host, source, destination, plan
         self._renderer, self._verbose, self._notes = renderer, verbose, notes
         self._tally = Tally()
         self._waiting: dict[int, int] = {}  # seq -> when it was sent, CLOCK_MONOTONIC ns
-        self._answered: set[int] = set()
+        self._answered: set[int] = set()  # of those that are waiting
+        self._refused: set[int] = set()  # that never left, of those that are waiting
         self._errors: dict[int, str] = {}  # seq -> the ICMP error that came instead of an answer
         self._interrupted = False
         self._looked = 0.0
         self._puzzles: dict[LinkKey, float] = {}  # devices that nobody knew -> when they were first met, monotonic s
 
     @classmethod
-    def open(cls, source: str, destination: str, echo: Echo, *, in_lab: bool, verbose: bool, as_json: bool) -> Session:
+    def open(cls, source: str, destination: str, plan: Plan, *, in_lab: bool, verbose: bool, as_json: bool) -> Session:
         """Resolve the names. UserError where they mean nothing."""
         if os.geteuid() != 0:
             raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
         host = Host.lab() if in_lab else Host.here(os.environ)
         start = host.find(source)
-        goal = host.destination(destination, start, echo.version, _resolve)
+        goal = host.destination(destination, start, plan.version, _resolve)
         renderer: Renderer
         if as_json:
             from tracer.render.json_lines import JsonRenderer
@@ -99,31 +121,52 @@ class Session:
         else:
             from tracer.render.text import PlainConsole, TextRenderer
             renderer = TextRenderer(PlainConsole())
-        return cls(host, start, goal, echo, renderer, verbose, tuple(dict.fromkeys((*start.notes, *goal.notes))))
+        return cls(host, start, goal, plan, renderer, verbose, tuple(dict.fromkeys((*start.notes, *goal.notes))))
 
     def run(self) -> ExitStatus:
         """Send, follow and tell until all is told. Ctrl-C ends it early, with the summary."""
         topology = self._host.topology()
         address = self._destination.address
         on_the_way = addresses_on_the_way(self._source, self._destination, topology)
-        selection = Selection(address.version, "icmp", secrets.randbelow(0xFFFF) + 1, tuple(on_the_way))
+        transport = self._plan.transport
+        token = free_base_port(self._source.path) if transport in ("tcp", "udp") else secrets.randbelow(0xFFFF) + 1
+        selection = Selection(address.version, transport, token, tuple(on_the_way))
         with ExitStack() as stack:
             probes = stack.enter_context(Probes(selection))
             for namespace in topology.namespaces.values():
                 probes.watch(namespace)
-            pinger = stack.enter_context(Pinger(self._source.path, address, selection.token, size=self._echo.size,
-                                                ttl=self._echo.ttl))
+            prober = stack.enter_context(self._prober(selection, topology))
             assembler = Assembler(selection, topology, lambda: probes.machine, self._target())
             self._renderer.header(self._start(topology, probes))
             with self._interruptible():
-                self._loop(probes, pinger, assembler)
+                self._loop(probes, prober, assembler)
             for seq in sorted(self._waiting):
                 self._tell(seq, assembler)
             self._show(assembler.rest(), assembler)
             self._renderer.summary(self._summary(assembler))
         if self._interrupted:
             return ExitStatus.INTERRUPTED
-        return ExitStatus.OK if len(self._answered) == self._tally.sent else ExitStatus.LOST
+        return ExitStatus.OK if self._tally.answered == self._tally.sent else ExitStatus.LOST
+
+    def _prober(self, selection: Selection, topology: Topology) -> Prober:
+        """The sender of the plan's kind of probe."""
+        path, address, plan = self._source.path, self._destination.address, self._plan
+        sender = source_address(self._source, self._destination)
+        if plan.transport == "tcp" and plan.port:
+            from tracer.traffic.tcp import SynProber
+            return SynProber(path, address, plan.port, sender, selection.token, ttl=plan.ttl)
+        if plan.transport == "udp" and plan.port:
+            from tracer.traffic.udp import UdpProber
+            return UdpProber(path, address, plan.port, sender, selection.token, size=plan.size, ttl=plan.ttl)
+        if plan.transport == "arp":
+            from tracer.traffic.arp import ArpProber
+            namespace = topology.namespaces.get(self._source.netns)
+            link = namespace.owner_of(sender) if namespace and sender else None
+            if sender is None or link is None:
+                raise UserError(f"{self._source.name} has no route to {address}: an ARP request needs a device to leave by.")
+            return ArpProber(path, address, sender, link.name)
+        from tracer.traffic.echo import Pinger
+        return Pinger(path, address, selection.token, size=plan.size, ttl=plan.ttl)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -139,47 +182,54 @@ class Session:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _loop(self, probes: Probes, pinger: Pinger, assembler: Assembler) -> None:
+    def _loop(self, probes: Probes, prober: Prober, assembler: Assembler) -> None:
         sequence = counter(1)
         next_send = time.monotonic()
-        remaining = self._echo.count
+        remaining = self._plan.count
         while not self._interrupted and (remaining is None or remaining > 0 or self._waiting):
             now = time.monotonic()
             if (remaining is None or remaining > 0) and now >= next_send:
                 probes.arm()
-                self._send(next(sequence), pinger)
-                next_send += self._echo.interval
+                self._send(next(sequence), prober, assembler)
+                next_send = max(next_send + self._plan.interval, now)  # no burst after a stall
                 remaining = None if remaining is None else remaining - 1
             pause = POLL_S if remaining == 0 or self._waiting else RELOOK_S
             wait_ms = int(1000 * (pause if remaining == 0 else max(0.0, min(pause, next_send - now))))
-            self._collect(probes, pinger, assembler, wait_ms)
+            self._collect(probes, prober, assembler, wait_ms)
             self._look_again(probes, assembler)
             for seq, sent in list(self._waiting.items()):
                 now_ns = time.monotonic_ns()
-                done = assembler.settled(seq, now_ns) or now_ns - sent > self._echo.timeout * 1e9
+                done = assembler.settled(seq, now_ns) or now_ns - sent > self._plan.timeout * 1e9
                 if done and not self._puzzling(assembler):
                     self._tell(seq, assembler)
             if not self._waiting and next_send - time.monotonic() > REARM_S:
                 probes.disarm()
 
-    def _send(self, seq: int, pinger: Pinger) -> None:
+    def _send(self, seq: int, prober: Prober, assembler: Assembler) -> None:
         self._tally.sent += 1
-        sent = pinger.send(seq)
+        sent = prober.send(seq)
         if isinstance(sent, SendFailure):
-            self._tally.failures.append(Failure(seq, f"never left: {sent.text}"))
+            self._tally.fail(Failure(seq, f"never left: {sent.text}"))
+            self._refused.add(seq)
             self._waiting[seq] = time.monotonic_ns()
         else:
             self._waiting[seq] = sent
+            assembler.sent(seq, sent)
 
-    def _collect(self, probes: Probes, pinger: Pinger, assembler: Assembler, wait_ms: int) -> None:
+    def _collect(self, probes: Probes, prober: Prober, assembler: Assembler, wait_ms: int) -> None:
         assembler.feed(probes.read(wait_ms))
-        for answer in pinger.receive():
-            if answer.kind == "error":
-                self._errors.setdefault(answer.seq, f"an ICMP error came from {answer.source}")
-            elif answer.kind == "reply" and answer.seq in self._waiting and answer.seq not in self._answered:
+        for answer in prober.receive():
+            if answer.seq not in self._waiting:
+                continue
+            # a refusal is an answer too; what comes from elsewhere ("astray") no program would take for one
+            if answer.state == "astray" or (answer.kind == "error" and answer.state != "refused"):
+                self._errors.setdefault(answer.seq, f"an answer came astray from {answer.source}" if answer.state == "astray"
+                                        else f"an ICMP error came from {answer.source}")
+            elif answer.seq not in self._answered:
                 self._answered.add(answer.seq)
-                assembler.answered(answer.seq)
-                self._tally.rtts.append((answer.monotonic_ns - self._waiting[answer.seq]) / 1e6)
+                self._tally.answer((answer.monotonic_ns - self._waiting[answer.seq]) / 1e6, answer.state)
+                if answer.kind == "reply":
+                    assembler.answered(answer.seq)
 
     def _look_again(self, probes: Probes, assembler: Assembler) -> None:
         """A packet was at a device that is not known: containers come and go. Read the network anew."""
@@ -193,7 +243,7 @@ class Session:
         named = {key.netns for key in unknown if self._host.refresh(key.netns)}
         topology = self._host.topology(named)
         for namespace in topology.namespaces.values():
-            if namespace.inode in named and namespace.owner_of(self._destination.address):
+            if namespace.inode in named:
                 probes.watch(namespace)
         assembler.know(topology, self._target())
 
@@ -205,9 +255,11 @@ class Session:
     def _tell(self, seq: int, assembler: Assembler) -> None:
         del self._waiting[seq]
         journeys = assembler.take(seq)
-        failed = any(failure.seq == seq for failure in self._tally.failures)
-        if seq not in self._answered and not failed:
-            self._tally.failures.append(Failure(seq, self._why(seq, journeys)))
+        if seq not in self._answered and seq not in self._refused:
+            self._tally.fail(Failure(seq, self._why(seq, journeys)))
+        self._answered.discard(seq)
+        self._refused.discard(seq)
+        self._errors.pop(seq, None)
         self._show(journeys, assembler)
 
     def _why(self, seq: int, journeys: list[Journey]) -> str:
@@ -216,7 +268,10 @@ class Session:
                 return f"the {journey.kind} was dropped in {journey.end.node}"
         if error := self._errors.get(seq):
             return error
-        return f"no answer within {self._echo.timeout:g} s"
+        if self._interrupted:
+            return "no answer before the interruption"
+        means = {"tcp": ": filtered", "udp": ": open or filtered"}.get(self._plan.transport, "")
+        return f"no answer within {self._plan.timeout:g} s{means}"
 
     def _show(self, journeys: list[Journey], assembler: Assembler) -> None:
         for journey in journeys:
@@ -249,10 +304,12 @@ class Session:
 
     def _summary(self, assembler: Assembler) -> Summary:
         tally = self._tally
-        rtt = RoundTrip(min(tally.rtts), sum(tally.rtts) / len(tally.rtts), max(tally.rtts)) if tally.rtts else None
-        return Summary(tally.sent, len(self._answered), tally.journeys, assembler.events, assembler.lost,
+        rtt = RoundTrip(tally.rtt_min, tally.rtt_sum / tally.answered, tally.rtt_max) if tally.answered else None
+        notes = (f"{tally.failed} went without an answer; the last {FAILURES} of them:",) \
+            if tally.failed > FAILURES else ()
+        return Summary(tally.sent, tally.answered, tally.journeys, assembler.events, assembler.lost,
                        {name: tuple(sorted(roles)) for name, roles in sorted(tally.roles.items())}, tally.ends, rtt,
-                       tuple(tally.failures), tally.lookups)
+                       tuple(tally.failures), tally.lookups, tally.states, notes)
 
 
 def _on_bridge(topology: Topology, netns: int, address: Address | None) -> OnBridge | None:

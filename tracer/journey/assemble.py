@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,8 +39,8 @@ class Assembler:
         self._machine = machine
         self._target = target  # namespace of the destination
         self._tracks = Tracks(topology)
-        self._numbers: dict[int, int] = {}  # track id -> journey id
         self._answered: set[int] = set()
+        self._sent: deque[tuple[int, int]] = deque(maxlen=PORTS)  # (CLOCK_MONOTONIC ns, seq), the newest last
 
     @property
     def events(self) -> int:
@@ -59,8 +60,11 @@ class Assembler:
         self._target = target
 
     def feed(self, batch: Batch) -> None:
-        for track in self._tracks.feed(batch):
-            self._numbers[track.id] = len(self._numbers) + 1
+        self._tracks.feed(batch)
+
+    def sent(self, seq: int, when: int) -> None:
+        """A probe is on its way. `when`: CLOCK_MONOTONIC, ns, just before."""
+        self._sent.append((when, seq))
 
     def answered(self, seq: int) -> None:
         """The sender's socket has the answer to this probe."""
@@ -87,16 +91,24 @@ class Assembler:
     def take(self, seq: int) -> list[Journey]:
         """The journeys of one probe, and of the neighbour lookups so far: in the order in which they began. They are
         told once."""
-        mine = [t for t in self._originals() if self._meaning(t).kind == "arp"
-                or self._meaning(t).seq == self._selection.key(seq)]
-        return [journey for track in mine for journey in self._tell(track)]
+        mine = [t for t in self._originals() if self._meaning(t).seq == self._selection.key(seq)
+                or (self._meaning(t).kind == "arp" and t.ended and all(copy.ended for copy in t.copies))]
+        told = [journey for track in mine for journey in self._tell(track)]
+        self._answered.discard(self._selection.key(seq))
+        return told
 
     def rest(self) -> list[Journey]:
         """All that was not told yet."""
         return [journey for track in self._originals() for journey in self._tell(track)]
 
     def _meaning(self, track: Track) -> Meaning:
-        return meaning(track, self._selection)
+        what = meaning(track, self._selection)
+        if what.kind != "arp" or self._selection.transport != "arp":
+            return what
+        # a lookup that is the probe itself has no number: it belongs to the newest probe before it
+        before = [seq for when, seq in self._sent if when <= track.begun]
+        kind = "request" if is_question(packet_of(track)) else "reply"
+        return Meaning(kind, self._selection.key(before[-1])) if before else what
 
     def _originals(self) -> list[Track]:
         return [track for track in self._tracks.live if track.parent is None]
@@ -108,18 +120,19 @@ class Assembler:
             self._tracks.forget(copy)
         branches = [track, *track.copies]
         main = next((b for b in branches if self._reached(b)), track)
-        number = self._numbers[track.id]
+        number = track.number
         ports = {port for branch in branches for port in self._ports(branch)}
         flooded = {bridge for bridge, _port in ports if len({p for b, p in ports if b == bridge}) > 1}
         shared = [e for e in track.events if e.time < main.begun] if main is not track else []
-        routes = [*track.routes, *(main.routes if main is not track else ())]
+        routes = main.routes if main is track else [*(e for e in track.routes if e.time < main.begun), *main.routes]
         journeys = [self._journey(number, [*shared, *main.events], routes, track, flooded, None)]
         for branch in branches:
             if branch is not main:
                 events = [e for e in branch.events if e not in shared]
                 if events:
-                    own = self._numbers[branch.id] if branch is not track else self._numbers[main.id]
-                    journeys.append(self._journey(own, events, [], track, flooded, number))
+                    own = branch.number if branch is not track else main.number
+                    others = [e for e in branch.routes if e not in routes]
+                    journeys.append(self._journey(own, events, others, track, flooded, number))
         return journeys
 
     def _ports(self, track: Track) -> set[tuple[LinkKey, int]]:
@@ -139,8 +152,9 @@ class Assembler:
         address = packet.dst
         if packet.asked and packet.asking:
             address = packet.asked if is_question(packet) else packet.asking
-        owner = self._tracks.topology.owner(address)
-        return self._target if owner is None and self._meaning(track).kind == "request" else owner
+        if self._target is not None and self._meaning(track).kind == "request":
+            return self._target
+        return self._tracks.topology.owner(address)
 
     def _journey(self, number: int, events: list[Event], routes: list[Event], track: Track, flooded: set[LinkKey],
                  parent: int | None) -> Journey:
@@ -148,18 +162,19 @@ class Assembler:
         what = self._meaning(track)
         hops = HopReader(self._tracks, machine, flooded).read(events, routes)
         begun = min(event.time for event in (*events, *routes))
-        seen = Seen(what.seq in self._answered if what.seq is not None else None, self._replied(what, events[-1].netns),
-                    topology.namespaces.get(events[-1].netns))
+        seen = Seen(what.kind, what.seq in self._answered if what.seq is not None else None,
+                    self._replied(what, events[-1].netns), topology.namespaces.get(events[-1].netns))
         end = conclude(events, begun, hops, topology, machine, seen)
         if end.result is Result.DELIVERED:
-            hops.append(Hop(end.t_ns or 0, events[-1].netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail))
+            hops.append(Hop(end.t_ns or 0, events[-1].netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail,
+                            inferred=end.inferred))
         goal = self._goal(track)
         target = end.node if end.result is Result.DELIVERED else topology.node(goal) if goal else None
         return Journey(
             id=number, packet=packet_of(track), hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
             seq=what.seq, source=topology.node(track.events[0].netns), target=target, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
-            complete=track.lost == 0 and end.result is not Result.UNKNOWN)
+            complete=track.lost == 0)
 
     def _replied(self, what: Meaning, netns: int) -> bool:
         return what.kind == "request" and any(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode, is_question
+from tracer.journey.headers import decode, is_question
 from tracer.journey.stack import own_frames
 from tracer.journey.tracks import device_name
 from tracer.model.journey import End, Hop, Result, Stage
@@ -15,10 +15,14 @@ from tracer.model.topology import Namespace, Topology
 # A packet that is freed inside one of these has reached its protocol: function -> what took it.
 RECEIVERS = {"icmp_rcv": "ICMP", "icmpv6_rcv": "ICMPv6", "arp_rcv": "ARP", "arp_process": "ARP",
              "ndisc_rcv": "neighbour discovery", "ndisc_recv_ns": "neighbour discovery",
-             "ndisc_recv_na": "neighbour discovery", "raw_rcv": "a raw socket", "udp_rcv": "UDP", "tcp_v4_rcv": "TCP",
+             "ndisc_recv_na": "neighbour discovery", "raw_rcv": "a raw socket", "raw_recvmsg": "a raw socket",
+             "rawv6_recvmsg": "a raw socket", "ping_recvmsg": "a ping socket",
+             "packet_recvmsg": "a packet socket", "udp_recvmsg": "a UDP socket",
+             "udpv6_recvmsg": "a UDP socket", "tcp_recvmsg": "a TCP socket", "udp_rcv": "UDP", "tcp_v4_rcv": "TCP",
              "tcp_v6_rcv": "TCP"}
 # The machinery of freeing, which says nothing of the place.
 FREEING = ("kfree_skb", "consume_skb", "sk_skb_reason_drop", "__kfree_skb", "kfree_skb_reason", "kfree_skb_list_reason")
+NO_REASONS = "this kernel gives no reasons"  # before Linux 5.17
 # Words for the reasons that echo packets meet; each is a name of the kernel's enum skb_drop_reason.
 REASONS = {
     "NETFILTER_DROP": "a firewall rule or a chain's policy said DROP",
@@ -49,6 +53,7 @@ TTL_EXPIRED = (("IP_INHDR", "ip_forward"), ("IP_INHDR", "ip6_forward"))
 class Seen:
     """What else the run knows about this packet."""
 
+    kind: str = "other"  # Journey.kind
     answered: bool | None = None  # the sender's socket got the answer; None for what nobody waits for
     replied: bool = False  # a reply to this very request was seen to start
     where: Namespace | None = None  # where it ended
@@ -68,20 +73,35 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     frames = own_frames(last.stack)
     receiver = next((RECEIVERS[frame] for frame in frames if frame in RECEIVERS), None)
     where = next((frame for frame in frames if not frame.startswith(FREEING)), None)
-    reason = machine.reasons.get(last.reason, str(last.reason)) if last.place == Place.DROP else None
-    # An echo reply ends in icmp_rcv as "no (ping) socket" whenever a raw socket took a copy of it, as ours does.
-    taken = reason == "NO_SOCKET" and seen.answered
-    if receiver and (last.place == Place.CONSUME or taken):
+    reason = None
+    if last.place == Place.DROP:
+        reason = machine.reasons.get(last.reason, str(last.reason)) if machine.reasons else NO_REASONS
+    # A reply ends in its protocol's receiver as "no socket" (older kernels say nothing) whenever a raw socket took a copy of
+    # it, as ours does.
+    # And a RST that closes a half-open connection has done its work where TCP takes it.
+    taken = ((seen.answered and seen.kind == "reply") or seen.kind == "close") and \
+        reason in ("NO_SOCKET", "NOT_SPECIFIED", "TCP_RESET", NO_REASONS)
+    # A reply is made inside the request's delivery: that receiver is its own only after it was received here itself.
+    arrived = any(e.netns == last.netns or not last.netns for e in events if e.place == Place.RECEIVE)
+    if receiver and arrived and (last.place == Place.CONSUME or taken):
         return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=_delivered(last, receiver, seen), t_ns=took)
+    if where == "inet_frag_reasm_prepare" and (seen.answered or seen.replied):
+        # what IPv6 fragments are put together to passes no hook on its way to its protocol
+        return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took,
+                   detail="put together from fragments; that it was taken is concluded from the answer", inferred=True)
+    if hops and reason == "NETFILTER_DROP" and stage is not Stage.L2_FORWARD:
+        node, device = hops[-1].node, hops[-1].device  # the skb may have its next device already
     if reason:
-        return End(Result.DROPPED, node, device, stage, reason, _dropped(reason, where, hops), took)
+        return End(Result.DROPPED, node, device, stage, reason, _dropped(reason, where, hops), t_ns=took)
     if hops and _is_uplink(topology, hops[-1]):
         words = f"by {device}; what is behind it cannot be seen from here"
-        return End(Result.LEFT, node, device, Stage.EGRESS, detail=words)
+        return End(Result.LEFT, node, device, Stage.EGRESS, detail=words, t_ns=took if last.place == Place.CONSUME else None)
     if last.place == Place.CONSUME:
         words = f"freed by {where or 'an unknown function'}() without being called a drop"
         return End(Result.UNKNOWN, node, device, stage, detail=words, t_ns=took)
-    return End(Result.UNKNOWN, node, device, stage, detail="not seen again")
+    waits = last.place == Place.HOOK and stage is Stage.POSTROUTING
+    words = "no device had it yet: so the kernel holds a packet while it asks for the next hop's MAC" if waits else ""
+    return End(Result.UNKNOWN, node, device, stage, detail=words)
 
 
 def _delivered(event: Event, receiver: str, seen: Seen) -> str:
@@ -91,13 +111,16 @@ def _delivered(event: Event, receiver: str, seen: Seen) -> str:
         if not is_question(packet):
             return f"{receiver}, answer taken in"
         return f"{receiver}, {packet.asked} {'is' if seen.where and seen.where.has(packet.asked) else 'is not'} its own"
-    if packet.proto in ECHO_REQUEST and packet.icmp_type == ECHO_REQUEST[packet.proto]:
-        return f"{receiver} echo, {'answered' if seen.replied else 'no answer seen to start'}"
-    if packet.proto in ECHO_REPLY and packet.icmp_type == ECHO_REPLY[packet.proto]:
-        return f"{receiver} echo reply, {'received by the sender' if seen.answered else 'not received by the sender'}"
     if packet.quoted:
         return f"{receiver} error, taken in"
-    return receiver
+    name = {"icmp": "ICMP echo", "icmpv6": "ICMPv6 echo"}.get(packet.proto, " ".join(filter(None, (
+        receiver, packet.tcp_flags, f"to port {packet.dport}" if packet.dport else ""))))
+    if seen.kind == "request":
+        return f"{name}, {'answered' if seen.replied else 'no answer seen to start'}"
+    if seen.kind == "reply":
+        name += " reply" if packet.icmp_type is not None else ""
+        return f"{name}, {'received by the sender' if seen.answered else 'not received by the sender'}"
+    return f"{name}, taken in"
 
 
 def _is_uplink(topology: Topology, hop: Hop) -> bool:

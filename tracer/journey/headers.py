@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from tracer.model.journey import Packet
 
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
+FRAGMENT = 44
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 ERRORS = {"icmp": (3, 11, 12), "icmpv6": (1, 2, 3, 4)}
 ECHO_REQUEST = {"icmp": 8, "icmpv6": 128}
@@ -32,8 +33,11 @@ def decode(protocol: int, data: bytes, length: int | None = None) -> Packet:
         return _transport(4, data[9], str(IPv4Address(data[12:16])), str(IPv4Address(data[16:20])),
                           _u16(data, 2) or 0, data[8], data[(data[0] & 15) * 4:])
     if protocol == IPV6 and len(data) >= 40:
-        return _transport(6, data[6], str(IPv6Address(data[8:24])), str(IPv6Address(data[24:40])),
-                          (_u16(data, 4) or 0) + 40, data[7], data[40:])
+        number, behind = data[6], data[40:]
+        if number == FRAGMENT and len(behind) >= 8 and not (_u16(behind, 2) or 0) & 0xFFF8:
+            number, behind = behind[0], behind[8:]  # the first fragment has the transport's header
+        return _transport(6, number, str(IPv6Address(data[8:24])), str(IPv6Address(data[24:40])),
+                          (_u16(data, 4) or 0) + 40, data[7], behind)
     return Packet(0, f"ethertype 0x{protocol:04x}", "", "", length or len(data))
 
 

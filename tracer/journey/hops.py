@@ -32,7 +32,11 @@ class HopReader:
     def read(self, events: Sequence[Event], routes: Sequence[Event] = ()) -> list[Hop]:
         """`routes`: the lookups for this packet; they belong between its events by time."""
         first = events[0]
-        events = sorted((*events, *routes), key=lambda event: event.time)
+        places = [event for event in events if event.place != Place.CONSUME and (
+            event.place != Place.DROP or frozenset(own_frames(event.stack)) & SWITCHING)]
+        events = sorted((*places, *routes), key=lambda event: event.time)
+        if not events:
+            return []
         self._start, self._netns = events[0].time, first.netns
         at = 0
         while at < len(events):
@@ -40,6 +44,10 @@ class HopReader:
             at += 1
             if event.place == Place.ROUTE:
                 self._route(event)
+            elif event.place == Place.DROP:  # on its way out of a bridge
+                bridge = self._topology.bridge(event.netns, event.ifindex)
+                if bridge:
+                    self._decided(event, bridge)
             elif event.place == Place.QUEUE:
                 self._queue(event)
             elif event.place == Place.RECEIVE:
@@ -84,18 +92,18 @@ class HopReader:
         if inferred and not (previous and previous.netns == event.netns and previous.bridge == bridge.name):
             return
         address = mac(event.ethernet[0:6])
-        port = self._tracks.port_of(event.netns, bridge.ifindex, address, event.time)
+        known = self._tracks.port_of(event.netns, bridge.ifindex, address, event.time)
         if int(address[:2], 16) & 1:
             stage, words = Stage.L2_FLOOD, f"to every port ({_group(address)})"
         elif LinkKey(event.netns, bridge.ifindex) in self._flooded:
             stage, words = Stage.L2_FLOOD, f"to every port (no fdb row for {address})"
-        elif port is None and event.netns in self._topology.namespaces:
+        elif event.netns in self._topology.namespaces and (known is None or known[0] != event.ifindex):
             # a lone copy: that the bridge did not know the port follows from its table alone
             inferred = True
             stage, words = Stage.L2_FLOOD, f"to the only other port (no fdb row for {address} was read)"
         else:
             peer = self._tracks.peer_of(event.netns, event.ifindex)
-            row = f"fdb {address} dev {device_name(event)}" if port == event.ifindex else f"fdb row for {address} not seen"
+            row = f"fdb {known[1]}: {address} dev {device_name(event)}" if known else "its fdb could not be read"
             stage, words = Stage.L2_FORWARD, f"to the port of {peer[0] if peer else device_name(event)} ({row})"
         if not frames & SWITCHING:
             words += "; concluded from the devices, no stack was seen"
@@ -106,7 +114,7 @@ class HopReader:
             at -= 1
         when = self._hops[at].t_ns if at < len(self._hops) else event.time - self._start
         self._hops.insert(at, Hop(when, event.netns, self._node(event), bridge.name, bridge.ifindex, stage, Role.SWITCH,
-                                  bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred))
+                                  bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred, timed=False))
 
     def _receive(self, event: Event) -> None:
         link = self._topology.link(event.netns, event.ifindex)
@@ -153,13 +161,16 @@ class HopReader:
             conntrack = CONNTRACK.get(last.conntrack_info) if last.conntrack or last.conntrack_info == 7 else None
         before, after = decode(first.protocol, first.packet[:first.captured]), \
             decode(last.protocol, last.packet[:last.captured])
-        rewrite = Rewrite((before.src, after.src) if before.src != after.src else None,
-                          (before.dst, after.dst) if before.dst != after.dst else None)
+        rewrite = Rewrite(
+            (before.src, after.src) if before.src != after.src else None,
+            (before.dst, after.dst) if before.dst != after.dst else None,
+            (before.sport, after.sport) if before.sport and after.sport and before.sport != after.sport else None,
+            (before.dport, after.dport) if before.dport and after.dport and before.dport != after.dport else None)
         out = self._topology.link(first.netns, first.out_ifindex) if first.out_ifindex else None
         hop = Hop(first.time - self._start, first.netns, self._node(first), device_name(first), first.ifindex,
                   Stage(HOOKS[first.hook]), None, bridge.name if bridge and bridge.ifindex == first.ifindex else None,
                   tables=_tables(points), stopped_at=stopped_at, conntrack=conntrack,
-                  rewrite=rewrite if rewrite.src or rewrite.dst else None,
+                  rewrite=rewrite if rewrite != Rewrite() else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
         self._hops.append(hop)
 

@@ -33,8 +33,9 @@ def _sentence(pair: tuple[str, str], asked: list[Journey], answer: Journey | Non
         return f"{who} was told the MAC of {whose}; the question was not seen"
     if not answer:
         return f"{who} asked {times}for the MAC of {whose}: no answer was seen"
-    hops = len(asked[-1].hops) + len(answer.hops)
-    took = answer.wall_ns + answer.duration_ns - asked[-1].wall_ns
+    question = next((q for q in reversed(asked) if q.wall_ns <= answer.wall_ns), asked[0])
+    hops = len(question.hops) + len(answer.hops)
+    took = answer.wall_ns + answer.duration_ns - question.wall_ns
     waited = any(r.wall_ns <= asked[0].wall_ns <= r.wall_ns + r.duration_ns for r in requests)
     return f"{who} asked {times}for the MAC of {whose}{' first' if waited else ''}: {hops} hops, {took / 1000:.0f} µs"
 

@@ -17,10 +17,12 @@ from tracer.model.topology import Address, Namespace, Route
 
 # These functions decide on a way. The kernel also asks its tables for other reasons: rp_filter, iptables' addrtype,
 # `ip route get`.
-DECIDING = frozenset(("ip_route_input_slow", "ip_route_input_rcu", "ip_route_input_noref", "ip_route_output_key_hash_rcu",
-                      "ip_route_output_key_hash", "ip6_route_input", "ip6_route_input_lookup", "ip6_route_output_flags",
-                      "ip6_route_output_flags_noref", "ip6_pol_route_input", "ip6_pol_route_output"))
-CHECKING = frozenset(("fib_validate_source", "__fib_validate_source", "inet_rtm_getroute", "inet6_rtm_getroute"))
+RECEIVED = frozenset(("ip_route_input_slow", "ip_route_input_rcu", "ip_route_input_noref", "ip6_route_input",
+                      "ip6_route_input_lookup", "ip6_pol_route_input"))
+SENT = frozenset(("ip_route_output_key_hash_rcu", "ip_route_output_key_hash", "ip6_route_output_flags",
+                  "ip6_route_output_flags_noref", "ip6_pol_route_output"))
+CHECKING = frozenset(("fib_validate_source", "__fib_validate_source", "inet_rtm_getroute", "inet6_rtm_getroute",
+                      "nft_do_chain", "ipt_do_table", "ip6t_do_table"))
 REROUTING = frozenset(("ip_route_me_harder", "ip6_route_me_harder"))  # after a change of the destination in OUTPUT
 TABLES = {253: "default", 254: "main", 255: "local"}
 LOCAL, MAIN = 255, 254
@@ -53,11 +55,17 @@ def parse(event: Event) -> Lookup:
 def decides(event: Event) -> bool:
     """Did this lookup decide on a packet's way?"""
     frames = frozenset(own_frames(event.stack))
-    return bool(frames & DECIDING) and not frames & CHECKING
+    return bool(frames & (RECEIVED | SENT)) and not frames & CHECKING
 
 
 def reroutes(event: Event) -> bool:
-    return bool(REROUTING & frozenset(own_frames(event.stack)))
+    """Was it for the packet that the CPU was at, whose destination had just changed?"""
+    return bool(frozenset(own_frames(event.stack)) & REROUTING)
+
+
+def makes_another(event: Event) -> bool:
+    """Was it for a packet that was just being made: a program's, an answer, an error?"""
+    return bool(frozenset(own_frames(event.stack)) & SENT)
 
 
 def choice(lookup: Lookup, device: str | None, ifindex: int, namespace: Namespace | None) -> RouteChoice:

@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from tracer.journey.headers import IPV4, mac
-from tracer.journey.routes import decides, reroutes
+from tracer.journey.headers import FRAGMENT, IPV4, IPV6, mac
+from tracer.journey.routes import decides, makes_another, reroutes
 from tracer.journey.stack import SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch
 from tracer.model.topology import Topology
 
+TOLD = 4096  # journeys whose late events are remembered as such
+AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
 LOOKUP_NS = 5_000_000  # from a lookup to its packet's first sight, on the same CPU
 
 
 @dataclass(slots=True)
 class Track:
-    """One skb. Copies that a bridge made of it are tracks of their own, linked."""
+    """One packet's life: one skb, or several in a row where it was fragmented or put together again. Copies that a bridge
+    made of it are tracks of their own, linked."""
 
     id: int  # the kernel's journey number
+    number: int  # counts from 1 in the order of first sight
     events: list[Event]
     routes: list[Event] = field(default_factory=list)  # lookups that decided on its way
     ended: bool = False  # its end was seen
     lost: int = 0  # events of any packet that were lost while it lived
     parent: Track | None = None
     copies: list[Track] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)  # the kernel's numbers of all its skbs, the present one last
 
     @property
     def begun(self) -> int:
@@ -36,11 +41,6 @@ class Track:
     def seen(self) -> int:
         """When it was last seen, CLOCK_MONOTONIC ns."""
         return self.events[-1].time
-
-    @property
-    def content(self) -> tuple[int, bytes]:
-        """What copies have in common, and what no two packets share that live at the same time."""
-        return content(self.events[0])
 
 
 def _goes_to(event: Event, lookup: Event) -> bool:
@@ -57,7 +57,21 @@ def device_name(event: Event) -> str:
 
 
 def content(event: Event) -> tuple[int, bytes]:
+    """What a copy has in common with its original at that moment."""
     return event.protocol, event.packet[:event.captured]
+
+
+def _thread(event: Event) -> tuple[int, bytes] | None:
+    """What the whole and its first fragment have in common, whatever NAT does: IP id, transport, its first 8 bytes less
+    the checksum. None for what is never fragmented."""
+    data = event.packet[:event.captured]
+    if event.protocol == IPV4 and len(data) >= 28:
+        at = (data[0] & 15) * 4
+        return event.protocol, data[4:6] + data[9:10] + data[at:at + 2] + data[at + 4:at + 8]
+    if event.protocol == IPV6 and len(data) >= 56:
+        number, at = (data[40], 48) if data[6] == FRAGMENT else (data[6], 40)
+        return event.protocol, bytes([number]) + data[at:at + 2] + data[at + 4:at + 8]
+    return None
 
 
 class Tracks:
@@ -67,14 +81,15 @@ class Tracks:
         self.topology = topology
         self.events = 0
         self.lost = 0
-        self._live: dict[int, Track] = {}
-        # (namespace, bridge, MAC) -> (port, when a frame from that MAC was first seen coming in there)
+        self._begun = 0
+        self._live: dict[int, Track] = {}  # by the kernel's journey number; a track of several skbs is there for each
+        self._told: dict[int, None] = {}  # numbers of journeys that were told; their late events begin no new ones
         self._lookups: dict[int, deque[Event]] = {}  # CPU -> route lookups of packets that are yet to be seen
         self._devices: dict[tuple[int, int], str] = {}  # (namespace, ifindex) -> name, as packets met them
-        self._learned: dict[tuple[int, int, str], tuple[int, int]] = {}
+        # (namespace, bridge, MAC) -> (port, when frames from that MAC were first and last seen coming in there)
+        self._learned: dict[tuple[int, int, str], tuple[int, int, int]] = {}
 
-    def feed(self, batch: Batch) -> list[Track]:
-        """Take a batch in; the tracks that began in it."""
+    def feed(self, batch: Batch) -> None:
         begun = []
         for event in batch.events:
             self.events += 1
@@ -86,28 +101,63 @@ class Tracks:
                 self._learn(event)
             track = self._live.get(event.journey)
             if track is None:
-                track = self._live[event.journey] = Track(event.journey, [event])
-                self._link(track)
-                self._take_lookups(track)
-                begun.append(track)
-            else:
-                track.events.append(event)
-            if event.place in (Place.DROP, Place.CONSUME):
-                track.ended = True
+                if event.journey not in self._told:
+                    begun += self._begin(event)
+                continue
+            ends = event.place in (Place.DROP, Place.CONSUME)
+            if ends and event.journey != track.ids[-1]:
+                continue  # a fragment, or what fragments were put together to: the packet goes on in another skb
+            track.events.append(event)
+            track.ended = ends
         if batch.lost:
             self.lost += batch.lost
             for track in self._live.values():
                 if not track.ended or track in begun:
                     track.lost += batch.lost
-        return begun
+
+    def _begin(self, event: Event) -> list[Track]:
+        """A journey's first event: a new packet, a copy of one, or one going on in another skb."""
+        original = self._original_of(event)
+        if original is None:
+            whole = self._whole_of(event)
+            if whole:
+                whole.events.append(event)
+                whole.ids.append(event.journey)
+                whole.ended = False
+                self._live[event.journey] = whole
+                return []
+        self._begun += 1
+        track = self._live[event.journey] = Track(event.journey, self._begun, [event], parent=original, ids=[event.journey],
+                                                  ended=event.place in (Place.DROP, Place.CONSUME))
+        if original:
+            original.copies.append(track)
+        else:
+            self._take_lookups(track)
+        return [track]
+
+    def _whole_of(self, event: Event) -> Track | None:
+        """The packet that this is the first fragment of, or whose fragments were put together to this."""
+        thread = _thread(event)
+        if thread is None:
+            return None
+        for other in reversed(self._live.values()):
+            last = other.events[-1]
+            if _thread(last) == thread and last.packet[2:8] != event.packet[2:8] and (
+                    other.ended or last.place in (Place.HOOK, Place.QUEUE)) and other.parent is None:
+                return other
+        return None
 
     def forget(self, track: Track) -> None:
         """Its story is told."""
-        self._live.pop(track.id, None)
+        for number in track.ids:
+            self._live.pop(number, None)
+            self._told[number] = None
+        while len(self._told) > TOLD:
+            del self._told[next(iter(self._told))]
 
     @property
     def live(self) -> tuple[Track, ...]:
-        return tuple(self._live.values())
+        return tuple(track for number, track in self._live.items() if number == track.id)
 
     def peer_of(self, netns: int, ifindex: int) -> tuple[str, str] | None:
         """As Topology.peer, with the device's name from a packet that met it where the namespace was not read."""
@@ -116,31 +166,32 @@ class Tracks:
             return None
         return peer[0], self._devices.get((link.peer.netns, link.peer.ifindex), peer[1])
 
-    def port_of(self, netns: int, bridge: int, address: str, before: int) -> int | None:
-        """The port that the bridge knew this MAC behind at that time: its FDB at the start, or frames seen since."""
+    def port_of(self, netns: int, bridge: int, address: str, before: int) -> tuple[int, str] | None:
+        """The port behind which the bridge should know this MAC, and from where that is known: its FDB as it was "read",
+        or "learned" from frames that were seen since. The kernel does not tell which row it used."""
         learned = self._learned.get((netns, bridge, address))
-        if learned and learned[1] < before:
-            return learned[0]
+        if learned and learned[1] < before < learned[2] + AGEING_NS:
+            return learned[0], "learned"
         namespace = self.topology.namespaces.get(netns)
-        return next((row.port for row in namespace.fdb if row.bridge == bridge and row.mac == address), None) \
-            if namespace else None
+        rows = (row.port for row in namespace.fdb if row.bridge == bridge and row.mac == address) if namespace else ()
+        return next(((port, "read") for port in rows), None)
 
     def _learn(self, event: Event) -> None:
         link = self.topology.link(event.netns, event.ifindex)
         if link and link.master:
             key = (event.netns, link.master, mac(event.ethernet[6:12]))
             known = self._learned.get(key)
-            if known is None or known[0] != link.ifindex:
-                self._learned[key] = (link.ifindex, event.time)
+            first = known[1] if known and known[0] == link.ifindex else event.time
+            self._learned[key] = (link.ifindex, first, event.time)
 
     def _route(self, event: Event) -> None:
         """A lookup is for the packet that its CPU is at, or for one that is just being made there."""
         if not decides(event):
             return
         track = self._live.get(event.journey)
-        if track and (reroutes(event) or _goes_to(track.events[-1], event)):
+        if track and (reroutes(event) or (not makes_another(event) and _goes_to(track.events[-1], event))):
             track.routes.append(event)
-        else:
+        elif makes_another(event):
             self._lookups.setdefault(event.cpu, deque(maxlen=LOOKUPS)).append(event)
 
     def _take_lookups(self, track: Track) -> None:
@@ -153,9 +204,8 @@ class Tracks:
             if lookup.caller == first.caller and first.time - lookup.time < LOOKUP_NS and _goes_to(first, lookup):
                 track.routes.append(lookup)
 
-    def _link(self, track: Track) -> None:
-        """Is it a copy? Then it was first seen where bridges make them, and its original is alive."""
-        first = track.events[0]
+    def _original_of(self, first: Event) -> Track | None:
+        """The packet that this is a copy of: it was first seen where bridges make them, and its original is alive."""
         frames = frozenset(own_frames(first.stack))
         if first.place == Place.HOOK:
             copied = HOOKS[first.hook] in ("forward", "postrouting")
@@ -164,10 +214,6 @@ class Tracks:
         else:
             copied = bool(frames & UP_TO_THE_HOST)
         if not copied:
-            return
-        for other in reversed(self._live.values()):
-            if other is not track and other.parent is None and other.content == track.content and \
-                    other.events[-1].netns == first.netns:
-                track.parent = other
-                other.copies.append(track)
-                return
+            return None
+        return next((other for other in reversed(self._live.values()) if other.parent is None
+                     and content(other.events[-1]) == content(first) and other.events[-1].netns == first.netns), None)

@@ -14,6 +14,7 @@ from tracer.model.layout import Place
 
 
 class Mechanism(Enum):
+    CAST_TRACEPOINT = auto()  # the next, with bpf_rdonly_cast for packet bytes, Linux 6.2 (a35b9af4ec2c)
     TYPED_TRACEPOINT = auto()  # a BTF-typed raw tracepoint, Linux 5.5 (ac4414b5ca47): plain loads
     RAW_TRACEPOINT = auto()  # Linux 4.17: every read through bpf_probe_read_kernel
     NETFILTER_LINK = auto()  # Linux 6.4 (fd9c663b9ad6): at each hook, in each namespace that is watched
@@ -22,7 +23,7 @@ class Mechanism(Enum):
 @dataclass(frozen=True, slots=True)
 class Probe:
     name: str  # the tracepoint's, where it is one
-    shows: str  # for a person
+    shows: str  # said where it is missing
     function: str  # in bpf/probes.c
     variant: int | None  # what the loader writes into it, where one function serves several probes
     ways: tuple[Mechanism, ...]
@@ -32,7 +33,7 @@ class Probe:
 
 
 # The maps belong to one compiled program, so the first way that all required tracepoints can go is the way of all.
-TRACEPOINT_WAYS = (Mechanism.TYPED_TRACEPOINT, Mechanism.RAW_TRACEPOINT)
+TRACEPOINT_WAYS = (Mechanism.CAST_TRACEPOINT, Mechanism.TYPED_TRACEPOINT, Mechanism.RAW_TRACEPOINT)
 
 CATALOGUE = (
     Probe("net_dev_queue", "devices that send", "on_device", Place.QUEUE, TRACEPOINT_WAYS, required=True),

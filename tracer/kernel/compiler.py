@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from tracer.errors import UserError
 from tracer.kernel.btf import Btf, write_headers
 
 _PACKAGED = Path(__file__).resolve().parent.parent / "bpf"
+FOLDER = "dnettrace-"
 SOURCES = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "bpf"  # installed, or in a checkout
 
 
@@ -33,7 +36,8 @@ class Program(Protocol):
 def compile_program(btf: Btf, flags: tuple[str, ...]) -> Program:
     """Compile bpf/probes.c. UserError without bcc, or with clang's words where it fails."""
     bcc = _import_bcc()
-    with tempfile.TemporaryDirectory(prefix="dnettrace-") as root, _kernel_source(root):
+    _clear_leftovers()
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as root, _kernel_source(root):
         write_headers(btf, Path(root))
         try:
             # BCC's own prologue is full of warnings; errors go to file descriptor 2, straight to the user: collecting them
@@ -42,6 +46,13 @@ def compile_program(btf: Btf, flags: tuple[str, ...]) -> Program:
         except Exception as error:
             raise UserError("The BPF programs did not compile on this kernel; please report this, with what clang wrote "
                             f"above ({error}).") from None
+
+
+def _clear_leftovers() -> None:
+    """BCC wants its headers in a folder, and a `kill -9` during the 0.2 s that it compiles leaves that behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}[0-9]*-*"):
+        if not Path("/proc", folder.name.removeprefix(FOLDER).partition("-")[0]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _import_bcc() -> Any:
@@ -82,7 +93,11 @@ class _Bcc:
         self._bpf = bpf
 
     def bytecode(self, function: str) -> bytes:
-        code: bytes = self._bpf.dump_func(function.encode())  # maps are resolved to file descriptors
+        """OSError where bpf/probes.c has no such function on this kernel."""
+        try:
+            code: bytes = self._bpf.dump_func(function.encode())  # maps are resolved to file descriptors
+        except Exception as error:  # bcc raises nothing more exact
+            raise OSError(errno.ENOENT, str(error)) from None
         return code
 
     def read_counters(self, array: str) -> list[int]:

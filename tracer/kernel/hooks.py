@@ -46,6 +46,7 @@ def _at_hook(netns: int, hook: str, chains: Iterable[BaseChain]) -> list[HookPoi
             groups.append([priority])
     points = [HookPoint(netns, hook, 0, FIRST, (), False)]
     for slot, group in enumerate(groups, 1):
-        tables = tuple(Table(c.family, c.table, c.name, c.priority) for priority in group for c in by_priority[priority])
+        passed = [chain for priority in group for chain in by_priority[priority]]
+        tables = tuple(Table(c.family, c.table, c.name, c.priority, c.legacy) for c in passed)
         points.append(HookPoint(netns, hook, slot, group[-1] + 1, tables, CONNTRACK in group))
     return points

@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from tracer.errors import UserError
@@ -19,12 +20,12 @@ from tracer.kernel import btf, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
-from tracer.kernel.hooks import hook_points
+from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.model.layout import EVENT, STACK, Event
 from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Namespace
-from tracer.topology.netns import in_namespace
+from tracer.topology import netns
 
 ETH_P = {4: 0x0800, 6: 0x86DD}
 ETH_P_ARP = 0x0806
@@ -52,6 +53,7 @@ class Probes:
         self._symbols: dict[int, str] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
         self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
+        self._names: dict[int, str] = {}  # of watched namespaces
         self._armed = False
         self._when_armed: list[Callable[[], int]] = []  # each opens a link
         self._points: dict[tuple[int, str, int], HookPoint] = {}
@@ -101,6 +103,7 @@ class Probes:
             self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
             return
         self._watched[namespace.inode] = (namespace.path, points)
+        self._names[namespace.inode] = namespace.name
         self._points.update({(p.netns, p.hook, p.slot): p for p in points})
         if "netfilter" not in self._attached:
             self._attached.append("netfilter")
@@ -137,11 +140,12 @@ class Probes:
         why = ""
         flags: tuple[str, ...] = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
         header = self._btf.id("iphdr" if self._version == 4 else "ipv6hdr", btf.STRUCT)
-        if self._cast and header:
-            flags += (f"-DHEADER_ID={header}",)
+        ways = {Mechanism.CAST_TRACEPOINT: ("-DTYPED", f"-DHEADER_ID={header}"), Mechanism.TYPED_TRACEPOINT: ("-DTYPED",),
+                Mechanism.RAW_TRACEPOINT: ()}
         for way in TRACEPOINT_WAYS:
-            typed = ("-DTYPED",) if way is Mechanism.TYPED_TRACEPOINT else ()
-            program = compile_program(self._btf, (*flags, *self._flags, *typed))
+            if way is Mechanism.CAST_TRACEPOINT and not (self._cast and header):
+                continue
+            program = compile_program(self._btf, (*flags, *self._flags, *ways[way]))
             program.write_keys("addresses", self._addresses)
             program.open_ring("events", self._records.append)
             try:
@@ -154,22 +158,20 @@ class Probes:
                 self._links.close()
                 self._attached.clear()
                 self._when_armed.clear()
+                program.close()
         raise UserError(f"This kernel lets no tracepoint program load ({why}): boot Linux 5.10 or newer, with lockdown off "
                         "(`cat /sys/kernel/security/lockdown`).")
 
     def _attach(self, program: Program, probe: Probe, way: Mechanism) -> None:
-        code = self._with_cast(program.bytecode(probe.function))
-        if probe.variant is not None:
-            code = _variant(code, probe.variant)
+        raw = way is Mechanism.RAW_TRACEPOINT
         try:
-            if way is Mechanism.TYPED_TRACEPOINT:
-                loaded = syscall.load_program(probe.name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP,
-                                              self._btf.tracepoint(probe.name)[0])
-            else:
-                loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT)
+            code = self._with_cast(program.bytecode(probe.function))
+            if probe.variant is not None:
+                code = _variant(code, probe.variant)
+            loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT) if raw else syscall.load_program(
+                probe.name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP, self._btf.tracepoint(probe.name)[0])
             self._links.callback(os.close, loaded)
-            open_link = partial(syscall.open_raw_tracepoint, loaded,
-                                None if way is Mechanism.TYPED_TRACEPOINT else probe.name)
+            open_link = partial(syscall.open_raw_tracepoint, loaded, probe.name if raw else None)
             if probe.armed:
                 self._when_armed.append(open_link)
             else:
@@ -177,14 +179,14 @@ class Probes:
         except OSError as error:
             if probe.required:
                 raise
-            self._missing[probe.name] = error.strerror or str(error)
+            self._missing[probe.name] = f"{probe.shows}: {error.strerror or error}"
         else:
             self._attached.append(probe.name)
 
     def _load_hook(self, slot: int) -> int:
+        if not self._btf.id("bpf_nf_ctx", btf.STRUCT):
+            raise OSError(errno.ENOENT, "this kernel has none (Linux 6.4 brought them)")
         code = self._program.bytecode("on_hook")
-        if not code:
-            raise OSError(0, "this kernel has no netfilter programs (Linux 6.4 brought them)")
         program = syscall.load_program(f"hook_{slot}", _variant(self._with_cast(code), slot), syscall.TYPE_NETFILTER,
                                        syscall.ATTACH_NETFILTER)
         self._links.callback(os.close, program)
@@ -201,26 +203,33 @@ class Probes:
         path, points = self._watched[inode]
 
         def attach() -> None:
-            for point in points:
-                self._hook_links.callback(os.close, self._link_at(point))
+            if netns.inode("/proc/thread-self/ns/net") != inode:
+                raise OSError(errno.ESTALE, "its process ended")
+            for point, behind in zip(points, [*points[1:], None], strict=True):
+                last = min((t.priority for t in behind.tables or ()), default=CONNTRACK) - 1 \
+                    if behind and behind.hook == point.hook else 2**31 - 2
+                link, priority = self._link_at(point, last)
+                self._hook_links.callback(os.close, link)
+                self._points[point.netns, point.hook, point.slot] = replace(point, priority=priority)
 
         try:
-            in_namespace(path, attach)
+            netns.in_namespace(path, attach)
         except OSError as error:
             del self._watched[inode]
-            if os.path.exists(path):  # otherwise its container ended, and no packet can be there
-                self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
+            if os.path.exists(path) and error.errno != errno.ESTALE:  # else its container ended: no packet can be there
+                self._missing[f"netfilter in {self._names[inode]}"] = error.strerror or str(error)
 
-    def _link_at(self, point: HookPoint) -> int:
-        """A link at this point, or a little behind it where another tracer has the priority already."""
-        for priority in range(point.priority, point.priority + NEIGHBOURS):
+    def _link_at(self, point: HookPoint, last: int) -> tuple[int, int]:
+        """A link at this point, or a little behind it, up to the priority `last`, where other tracers have the place
+        already; and its priority."""
+        for priority in range(point.priority, min(point.priority + NEIGHBOURS, last + 1)):
             try:
                 return syscall.link_netfilter(self._hooks[point.slot], NFPROTO[self._version], HOOKS.index(point.hook),
-                                              priority)
+                                              priority), priority
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
-        raise OSError(errno.EBUSY, f"{NEIGHBOURS} other tracers hold the hook {point.hook}")
+        raise OSError(errno.EBUSY, f"other tracers hold all places at the hook {point.hook}")
 
     def _decode(self, record: bytes) -> Event:
         event = Event(*EVENT.unpack_from(record))

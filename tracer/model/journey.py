@@ -71,6 +71,7 @@ class Table:
     table: str
     chain: str
     priority: int
+    legacy: bool = False  # of iptables-legacy
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class Rewrite:
 
     src: tuple[str, str] | None = None
     dst: tuple[str, str] | None = None
+    sport: tuple[int, int] | None = None
+    dport: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Hop:
     rewrite: Rewrite | None = None
     route: RouteChoice | None = None
     detail: str = ""  # for a person
+    timed: bool = True  # False: t_ns is the next hop's, this one's own time was not seen
     inferred: bool = False  # concluded from other observations; the detail says from which
 
 
@@ -121,6 +125,7 @@ class End:
     stage: Stage | None = None
     reason: str | None = None  # the kernel's name of the drop reason, without SKB_DROP_REASON_
     detail: str = ""  # for a person: what was seen, or why nothing can be said
+    inferred: bool = False  # concluded from other observations; the detail says from which
     t_ns: int | None = None  # when, since the journey's first hop; None: it was not seen to end
 
 

@@ -20,7 +20,7 @@ PACKET_BYTES = 96
 STACK_DEPTH = 32
 NAME_BYTES = 16
 SLOTS = 12
-EVENT = struct.Struct("=QQQQQQIIIIIIIHHHBBBBBB14s16s96s2s")
+EVENT = struct.Struct("=QQQQQIIIIIIHHHBBBBBB14s16s96s6s")
 STACK = struct.Struct("=32Q")
 
 
@@ -32,12 +32,10 @@ class Event(NamedTuple):
     journey: int
     caller: int
     conntrack: int
-    conntrack_status: int
     netns: int
     ifindex: int
     out_ifindex: int
     length: int
-    mark: int
     reason: int
     cpu: int
     protocol: int

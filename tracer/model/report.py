@@ -74,4 +74,5 @@ class Summary:
     rtt: RoundTrip | None = None  # None: nothing was answered
     failures: tuple[Failure, ...] = ()
     neighbor_lookups: int = 0  # ARP requests and neighbour solicitations that were seen
+    states: Mapping[str, int] = field(default_factory=dict)  # what the answers said: "open", "refused", ... -> how many
     notes: tuple[str, ...] = ()  # sentences for a person

@@ -44,7 +44,7 @@ class JsonRenderer:
             "bridges": {name: list(roles) for name, roles in summary.bridges.items()},
             "rtt_ms": asdict(summary.rtt) if summary.rtt else None, "ends": dict(summary.ends),
             "failures": [asdict(failure) for failure in summary.failures],
-            "neighbor_lookups": summary.neighbor_lookups, "notes": summary.notes,
+            "neighbor_lookups": summary.neighbor_lookups, "states": dict(summary.states), "notes": summary.notes,
         })
 
     def _print(self, record: dict[str, object]) -> None:
@@ -78,5 +78,6 @@ def _hop(hop: Hop) -> dict[str, object]:
         "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": asdict(hop.route) if hop.route else None,
         "detail": hop.detail, "bridge": hop.bridge,
         "tables": None if hop.tables is None else [asdict(table) for table in hop.tables],
-        "stopped_at": [asdict(table) for table in hop.stopped_at], "conntrack": hop.conntrack, "inferred": hop.inferred,
+        "stopped_at": [asdict(table) for table in hop.stopped_at], "conntrack": hop.conntrack, "timed": hop.timed,
+        "inferred": hop.inferred,
     }

@@ -59,7 +59,7 @@ class TextRenderer:
         if journey.kind in ("arp", "copy") and not verbose:
             return
         hops = list(journey.hops) if verbose else words.shown(journey)
-        rows = [self._row(hop, hops[at - 1] if at else None) for at, hop in enumerate(hops)]
+        rows = self._rows(hops)
         self._columns.fit(rows)
         self._apart()
         style = _RESULT[journey.end.result]
@@ -106,12 +106,21 @@ class TextRenderer:
         return Text.assemble(self._text(f"{words.number(journey)}{kind}", _NAME), "  ", self._text(source, _NAME),
                              self._text(" → "), self._text(target, _NAME), f"  {journey.packet.length} bytes")
 
+    def _rows(self, hops: Sequence[Hop]) -> list[Row]:
+        """Each with the time since the one before that has a time of its own."""
+        timed: list[Hop | None] = [None]
+        for hop in hops[:-1]:
+            timed.append(hop if hop.timed else timed[-1])
+        return [self._row(hop, before) for hop, before in zip(hops, timed, strict=False)]
+
     def _row(self, hop: Hop, before: Hop | None) -> Row:
         number, unit = words.step(hop.t_ns - (before.t_ns if before else 0))
         role = _ROLE[hop.role] if hop.role else ""
         if before:
             number = number if number.startswith("-") else f"+{number}"
             unit = "" if unit == "µs" else unit
+        if not hop.timed:
+            number = unit = ""
         stage = "red" if hop.stage is Stage.DROP else ""
         return Row("~" if hop.inferred else "", self._text(hop.node, _NAME), self._text(hop.device or "–", role),
                    self._text(hop.stage.value, stage), self._words(hop, role or stage), number, self._text(unit).plain)
@@ -138,7 +147,7 @@ class TextRenderer:
             like = "" if len(group) == 1 else f"; the way of the one in {copied.node_of(group[0])}"
             self._paragraph(self._text(copied.of(group), style) + self._text(f"{like}:"), INDENT + 2, INDENT + 4)
             hops = group[0].hops
-            rows = [self._row(hop, hops[at - 1] if at else None) for at, hop in enumerate(hops)]
+            rows = self._rows(hops)
             self._columns.fit(rows)
             self._print(self._columns.lay_out(rows, INDENT * 2))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tracer.model.journey import End, Hop, Journey, Packet, Result, Stage
+from tracer.model.journey import End, Hop, Journey, Packet, Result, Stage, Table
 from tracer.model.report import OnBridge, RoundTrip, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
@@ -58,7 +58,7 @@ def packet_name(packet: Packet) -> str:
             return f"{packet.proto} type {kind}"
         return f"ICMP error: {name}" if packet.quoted else name
     if packet.dport is not None:
-        return f"{packet.proto} {packet.sport} → {packet.dport}"
+        return f"{packet.proto} {packet.tcp_flags or ''} {packet.sport} → {packet.dport}".replace("  ", " ")
     return packet.proto
 
 
@@ -139,19 +139,25 @@ def tables(hop: Hop) -> str:
     if hop.tables is None:
         return "which tables there are could not be read"
     rows = sorted(hop.tables, key=lambda table: table.priority)
-    names = [(row.priority, row.table if row.family in ("ip", "ip6") else f"{row.family} {row.table}") for row in rows]
+    names = [(row.priority, table_name(row)) for row in rows]
     parts = [name for priority, name in names if priority <= CONNTRACK_PRIORITY]
     parts += [f"conntrack {hop.conntrack}"] if hop.conntrack else []
     parts += [name for priority, name in names if priority > CONNTRACK_PRIORITY]
-    parts += ["not past " + " or ".join(row.table for row in hop.stopped_at)] if hop.stopped_at else []
+    parts += ["not past " + " or ".join(map(table_name, hop.stopped_at))] if hop.stopped_at else []
     return " · ".join(parts)
+
+
+def table_name(table: Table) -> str:
+    """"filter", "inet firewalld", "filter (legacy)"."""
+    family = "" if table.family in ("ip", "ip6") else f"{table.family} "
+    return f"{family}{table.table}{' (legacy)' if table.legacy else ''}"
 
 
 def rewrites(hop: Hop) -> str:
     """"src 172.17.0.2 → 198.51.100.2"."""
     if hop.rewrite is None:
         return ""
-    pairs = (("src", hop.rewrite.src), ("dst", hop.rewrite.dst))
+    pairs = (("src", hop.rewrite.src), ("sport", hop.rewrite.sport), ("dst", hop.rewrite.dst), ("dport", hop.rewrite.dport))
     return ", ".join(f"{name} {pair[0]} → {pair[1]}" for name, pair in pairs if pair)
 
 
@@ -171,6 +177,9 @@ def _on(on: OnBridge) -> str:
 
 def totals(summary: Summary) -> str:
     said = f"{summary.sent} sent, {summary.answered} answered"
+    if summary.states:
+        states = [f"{n} {state}" if len(summary.states) > 1 else state for state, n in summary.states.items()]
+        said += f" ({', '.join(states)})" if states != ["answered"] else ""
     return f"{said}, {round_trip(summary.rtt, summary.answered)}." if summary.rtt else f"{said}."
 
 

@@ -68,6 +68,8 @@ def named() -> dict[str, str]:
 
 
 def status() -> LabStatus:
+    if os.geteuid() != 0:
+        raise UserError("Looking into the lab needs root: run it with sudo.")
     existing = {node: path(node) for node in NODES if PREFIX + node in netns.named()}
     if set(existing) != set(NODES):
         return LabStatus(False, existing, None)

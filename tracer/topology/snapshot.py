@@ -56,7 +56,8 @@ def route_get(path: str, destination: Address, source: Address | None = None, ii
     "no route" also where it does not forward at all. The answer's destination is the one address asked for, not the
     table's prefix.
     """
-    query: dict[str, Any] = {"dst": str(destination), "family": _family(destination)}
+    bare, _, zone = str(destination).partition("%")
+    query: dict[str, Any] = {"dst": bare, "family": _family(destination)}
     if source is not None:
         query["src"] = str(source)
     if iif is not None:
@@ -65,6 +66,8 @@ def route_get(path: str, destination: Address, source: Address | None = None, ii
         query["mark"] = mark
 
     def ask() -> Route | None:
+        if zone:
+            query["oif"] = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
         with IPRoute() as ip:
             try:
                 answer = list(ip.route("get", **query))
@@ -158,14 +161,13 @@ def _neighbors(ip: Any) -> tuple[Neighbor, ...]:
 
 
 def _routes(ip: Any) -> tuple[Route, ...]:
-    return tuple(route for row in ip.route("dump") if not row["flags"] & RTM_F_CLONED for route in _route(row))
+    return tuple(route for row in ip.route("dump") if not row["flags"] & RTM_F_CLONED for route in _route(row)
+                 if route.kind not in ("multicast", "anycast"))
 
 
 def _route(row: Any) -> Iterable[Route]:
     """A row as a Route, or as one for each next hop of a multipath route."""
     kind = rt_type.get(row["type"], str(row["type"]))
-    if kind in ("multicast", "anycast"):
-        return
     anywhere = "0.0.0.0" if row["family"] == socket.AF_INET else "::"
     destination = ip_network(f"{row.get('dst') or anywhere}/{row['dst_len']}", strict=False)
     source = row.get("prefsrc")

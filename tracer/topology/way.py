@@ -30,9 +30,6 @@ def addresses_on_the_way(source: Place, destination: Destination, topology: Topo
             found.update(_of_route(route) if route else ())
     for namespace in topology.namespaces.values():
         found.update(_link_local(namespace, destination.address.version))
-        if namespace.inode == topology.host:
-            found.update(interface.ip for link, interface in namespace.addresses(destination.address.version)
-                         if link.kind == "bridge")
     return found
 
 
