@@ -83,7 +83,7 @@ def test_json_is_as_the_design_defines_it(dnettrace: Dnettrace) -> None:
 def test_output_into_a_pipe_has_no_colour_and_no_cut_line(dnettrace: Dnettrace) -> None:
     done = dnettrace("--lab", "ping", "c1", "c2", "-c", "1", env=os.environ | {"COLUMNS": "40"})
     assert "\x1b" not in done.stdout
-    assert any("as a SWITCH: to the port of c2 (fdb 02:42:ac:11:00:03 dev veth" in line for line in done.stdout.splitlines())
+    assert re.search(r"as a SWITCH: to the .*02:42:ac:11:00:03.*\)", done.stdout)
     assert "…" not in done.stdout
 
 

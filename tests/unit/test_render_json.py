@@ -57,7 +57,8 @@ def test_journey() -> None:
 
 def test_a_rewrite_and_a_conclusion() -> None:
     (journey,) = printed(("journey", MASQUERADED))
-    assert journey["hops"][-1]["rewrite"] == {"src": ["172.17.0.2", "198.51.100.2"], "dst": None, "sport": None, "dport": None}
+    assert journey["hops"][-1]["rewrite"] == {
+        "src": ["172.17.0.2", "198.51.100.2"], "dst": None, "sport": None, "dport": None}
     assert journey["hops"][1]["inferred"] is True
     assert journey["target"] is None
 
