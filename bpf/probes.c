@@ -49,7 +49,7 @@ int on_device(u64 *ctx) { return device_event(ctx, variant()); }
 
 /* PLACE_DROP: void kfree_skb(struct sk_buff *, void *location, enum skb_drop_reason), the reason since Linux 5.17
  * (c504e5c2f964); PLACE_CONSUME: void consume_skb(struct sk_buff *) */
-static __always_inline int end_event(u64 *ctx, u32 place, u64 caller, u64 reason) {
+static __always_inline int end_event(u64 *ctx, u32 place) {
   struct sk_buff *skb = (struct sk_buff *)ctx[0];
   u8 first;
   if (!is_active())
@@ -64,22 +64,18 @@ static __always_inline int end_event(u64 *ctx, u32 place, u64 caller, u64 reason
   if (!e)
     return 0;
   set_device(e, LOAD(skb, dev));
-  e->caller = caller;
-  e->reason = reason;
   bpf_probe_read_kernel(e->ethernet, sizeof(e->ethernet), LOAD(skb, head) + LOAD(skb, mac_header));
+  if (place == PLACE_DROP) { /* known when it is loaded: consume_skb has no such arguments, and the verifier skips this */
+    e->caller = ctx[1];
+#ifdef HAVE_reason
+    e->reason = ctx[2];
+#endif
+  }
   submit_with_stack(ctx, e);
   return 0;
 }
 
-int on_drop(u64 *ctx) {
-#ifdef HAVE_reason
-  return end_event(ctx, PLACE_DROP, ctx[1], ctx[2]);
-#else
-  return end_event(ctx, PLACE_DROP, ctx[1], 0);
-#endif
-}
-
-int on_consume(u64 *ctx) { return end_event(ctx, PLACE_CONSUME, 0, 0); }
+int on_end(u64 *ctx) { return end_event(ctx, variant()); }
 
 #ifdef HAVE_bpf_nf_ctx
 /* At a hook; the variant is the slot. */

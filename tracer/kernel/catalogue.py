@@ -38,8 +38,8 @@ TRACEPOINT_WAYS = (Mechanism.CAST_TRACEPOINT, Mechanism.TYPED_TRACEPOINT, Mechan
 CATALOGUE = (
     Probe("net_dev_queue", "devices that send", "on_device", Place.QUEUE, TRACEPOINT_WAYS, required=True),
     Probe("netif_receive_skb", "devices that receive", "on_device", Place.RECEIVE, TRACEPOINT_WAYS, required=True),
-    Probe("kfree_skb", "drops and their reasons", "on_drop", None, TRACEPOINT_WAYS),
-    Probe("consume_skb", "the end of a packet's life", "on_consume", None, TRACEPOINT_WAYS),
+    Probe("kfree_skb", "drops and their reasons", "on_end", Place.DROP, TRACEPOINT_WAYS),
+    Probe("consume_skb", "the end of a packet's life", "on_end", Place.CONSUME, TRACEPOINT_WAYS),
     Probe("fib_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=4, armed=True),
     Probe("fib6_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=6, armed=True),
     Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
