@@ -54,6 +54,14 @@ struct stack {
   u64 frames[STACK_DEPTH];
 };
 
+/* What follows an event at PLACE_HOOK: both tuples of its conntrack entry, as struct nf_conntrack_tuple has them; zero without
+ * an entry. Its layout has been the same since Linux 2.6.20: source address (16 bytes), port or ICMP id, l3num, destination
+ * address (16), port or ICMP type and code, protonum, direction. */
+struct tuples {
+  u8 original[40];
+  u8 reply[40];
+};
+
 /* What packet[] holds at PLACE_ROUTE. Addresses as the map `addresses` has them; ifindex and name of the event are the
  * chosen device's. */
 struct lookup {

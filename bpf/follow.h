@@ -48,10 +48,10 @@ static __always_inline void forget(u64 key) {
 }
 
 /* An empty event; null when there is no room, which is counted. */
-static __always_inline struct event *reserve(u8 place, bool with_stack) {
+static __always_inline struct event *reserve(u8 place) {
   int index = place;
-  struct event *e = with_stack ? events.ringbuf_reserve(sizeof(struct event) + sizeof(struct stack))
-                               : events.ringbuf_reserve(sizeof(struct event));
+  struct event *e = place == PLACE_HOOK ? events.ringbuf_reserve(sizeof(struct event) + sizeof(struct tuples))
+                                        : events.ringbuf_reserve(sizeof(struct event) + sizeof(struct stack));
   if (!e) {
     u64 *count = lost.lookup(&index);
     if (count)
@@ -66,8 +66,8 @@ static __always_inline struct event *reserve(u8 place, bool with_stack) {
 }
 
 /* The event of a packet, filled in as far as every place can. */
-static __always_inline struct event *new_event(struct sk_buff *skb, const u8 *l3, u64 journey, u8 place, bool with_stack) {
-  struct event *e = reserve(place, with_stack);
+static __always_inline struct event *new_event(struct sk_buff *skb, const u8 *l3, u64 journey, u8 place) {
+  struct event *e = reserve(place);
   if (!e)
     return 0;
   u64 nfct = LOAD(skb, _nfct);

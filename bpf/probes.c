@@ -34,7 +34,7 @@ static __always_inline int device_event(u64 *ctx, u32 place) {
     return 0;
   if (place == PLACE_RECEIVE)
     set_current(journey);
-  struct event *e = new_event(skb, l3, journey, place, true);
+  struct event *e = new_event(skb, l3, journey, place);
   if (!e)
     return 0;
   e->first = first;
@@ -58,7 +58,7 @@ static __always_inline int end_event(u64 *ctx, u32 place) {
   u64 journey = get_journey(skb, l3, false, &first);
   if (!journey)
     return 0;
-  struct event *e = new_event(skb, l3, journey, place, true);
+  struct event *e = new_event(skb, l3, journey, place);
   forget((u64)skb);
   set_current(0);
   if (!e)
@@ -78,6 +78,18 @@ static __always_inline int end_event(u64 *ctx, u32 place) {
 int on_end(u64 *ctx) { return end_event(ctx, variant()); }
 
 #ifdef HAVE_bpf_nf_ctx
+static __always_inline void set_tuples(struct tuples *t, u64 conntrack) {
+  __builtin_memset(t, 0, sizeof(*t));
+#ifdef HAVE_nf_conn
+  const u8 *hashes = (u8 *)conntrack + __builtin_offsetof(struct nf_conn, tuplehash);
+  const u32 size = sizeof(((struct nf_conn *)0)->tuplehash[0]);
+  if (conntrack) { /* each behind its struct hlist_nulls_node: two pointers */
+    bpf_probe_read_kernel(t->original, sizeof(t->original), hashes + 16);
+    bpf_probe_read_kernel(t->reply, sizeof(t->reply), hashes + size + 16);
+  }
+#endif
+}
+
 /* At a hook; the variant is the slot. */
 static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
   struct nf_hook_state *state = ctx->state;
@@ -90,7 +102,7 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
   if (!journey)
     return 1;
   set_current(journey);
-  struct event *e = new_event(skb, l3, journey, PLACE_HOOK, false);
+  struct event *e = new_event(skb, l3, journey, PLACE_HOOK);
   if (!e)
     return 1;
   struct net_device *in = LOAD(state, in), *out = LOAD(state, out);
@@ -103,6 +115,7 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
   e->netns = LOAD(LOAD(state, net), ns.inum);
   if (out)
     e->out_ifindex = LOAD(out, ifindex);
+  set_tuples((struct tuples *)(e + 1), e->conntrack);
   events.ringbuf_submit(e, 0);
   return 1; /* NF_ACCEPT: an observer never drops */
 }
@@ -122,7 +135,7 @@ static __always_inline int route_event(u64 *ctx, const u8 *source, const u8 *des
   bpf_probe_read_kernel(found->destination, bytes, destination);
   if (!addresses.lookup((struct address *)found->source) && !addresses.lookup((struct address *)found->destination))
     return 0;
-  struct event *e = reserve(PLACE_ROUTE, true);
+  struct event *e = reserve(PLACE_ROUTE);
   if (!e)
     return 0;
   e->protocol = be16(PROTOCOL);

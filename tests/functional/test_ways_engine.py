@@ -84,6 +84,10 @@ def test_container_to_outside(ping: Ping, outside: str) -> None:
     assert rewrites(reply) == [("prerouting", {"dst": ["198.51.100.2", "172.17.0.2"]})]
     assert routes(request)[:2] == [("c1", "default via 172.17.0.1 dev eth0 (table main)"),
                                    ("host", "default via 198.51.100.1 dev eth0 (table main)")]
+    made = next(hop["entry"] for hop in request["hops"] if hop["conntrack"] == "NEW")
+    assert (made["original"]["src"], made["reply"]["dst"]) == ("172.17.0.2", "172.17.0.2")
+    translated = next(hop["entry"] for hop in request["hops"] if hop["rewrite"])
+    assert (translated["original"]["src"], translated["reply"]["dst"]) == ("172.17.0.2", "198.51.100.2")
     host = next(hop["route"] for hop in reply["hops"] if hop["node"] == "host" and hop["route"])
     assert host["losers"] == ["default via 198.51.100.1 dev eth0"]
     assert (end(output, "request"), end(output, "reply")) == (("delivered", outside, None), ("delivered", "c1", None))

@@ -50,7 +50,7 @@ def test_journey() -> None:
         "role": None, "rules": [], "rewrite": None, "route": None, "detail": "", "bridge": "docker0",
         "tables": [{"family": "ip", "table": "nat", "chain": "PREROUTING", "priority": -100, "legacy": False},
                    {"family": "ip", "table": "raw", "chain": "PREROUTING", "priority": -300, "legacy": False}],
-        "stopped_at": [], "timed": True, "conntrack": "NEW", "inferred": False}
+        "stopped_at": [], "timed": True, "entry": None, "conntrack": "NEW", "inferred": False}
     assert (hops[4]["stage"], hops[4]["role"]) == ("l2_forward", "switch")
     assert (hops[8]["device"], hops[8]["ifindex"]) == (None, None)
 

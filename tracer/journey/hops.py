@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tracer.journey.conntrack import entry
 from tracer.journey.headers import decode, mac
 from tracer.journey.routes import choice, parse, sentence
 from tracer.journey.stack import FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
@@ -170,6 +171,7 @@ class HopReader:
         hop = Hop(first.time - self._start, first.netns, self._node(first), device_name(first), first.ifindex,
                   Stage(HOOKS[first.hook]), None, bridge.name if bridge and bridge.ifindex == first.ifindex else None,
                   tables=_tables(points), stopped_at=stopped_at, conntrack=conntrack,
+                  entry=entry(last.tuples),
                   rewrite=rewrite if rewrite != Rewrite() else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
         self._hops.append(hop)

@@ -21,6 +21,7 @@ from tracer.errors import UserError
 MEMBERS = {
     "sk_buff": ("dev", "len", "data_len", "head", "data", "network_header", "mac_header", "protocol", "_nfct"),
     "net_device": ("ifindex", "name", "nd_net"),
+    "nf_conn": ("tuplehash",),
     "nf_hook_state": ("hook", "pf", "in", "out", "net"),
     "bpf_nf_ctx": ("state", "skb"),
     "fib6_result": ("nh", "fib6_flags"),
@@ -33,8 +34,9 @@ MEMBERS = {
     "net": ("ns",),
     "ns_common": ("inum",),
 }
-# Linux 6.4 (fd9c663b9ad6) brought netfilter programs; before, their context does not exist. IPv6 can be a module.
-OPTIONAL = ("bpf_nf_ctx", "fib6_result", "fib6_table", "flowi6")
+# Linux 6.4 (fd9c663b9ad6) brought netfilter programs; before, their context does not exist. IPv6 and conntrack can be
+# modules.
+OPTIONAL = ("bpf_nf_ctx", "nf_conn", "fib6_result", "fib6_table", "flowi6")
 
 PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, TYPE_TAG, ENUM64 = (
     2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 18, 19)  # BTF_KIND_*, include/uapi/linux/btf.h

@@ -21,7 +21,7 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import CONNTRACK, hook_points
-from tracer.model.layout import EVENT, STACK, Event
+from tracer.model.layout import EVENT, STACK, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Namespace
@@ -233,6 +233,8 @@ class Probes:
 
     def _decode(self, record: bytes) -> Event:
         event = Event(*EVENT.unpack_from(record))
+        if event.place == Place.HOOK:
+            return event._replace(tuples=record[EVENT.size:EVENT.size + TUPLES.size])
         if not event.depth:
             return event
         frames = STACK.unpack_from(record, EVENT.size)[:event.depth]

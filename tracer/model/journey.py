@@ -85,6 +85,25 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Direction:
+    """One tuple of a conntrack entry. Ports are None for ICMP, `icmp_id` is for all others."""
+
+    src: str
+    dst: str
+    sport: int | None = None
+    dport: int | None = None
+    icmp_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A conntrack entry as it was at a hop: packets of its one direction carry `original`, of the other `reply`."""
+
+    original: Direction
+    reply: Direction
+
+
+@dataclass(frozen=True, slots=True)
 class RouteChoice:
     """A route lookup's outcome: table and next hop as the kernel's event has them, the row as netlink has it."""
 
@@ -110,6 +129,7 @@ class Hop:
     tables: tuple[Table, ...] | None = ()  # passed at a netfilter hook; None: they could not be read
     stopped_at: tuple[Table, ...] = ()  # tables at the same hook that it was not seen to pass; one of them ended it
     conntrack: str | None = None  # state as iptables names it: "NEW", "ESTABLISHED", "RELATED", ...
+    entry: Entry | None = None  # the conntrack entry of a packet at a netfilter hook, as it was when the hook was passed
     rewrite: Rewrite | None = None
     route: RouteChoice | None = None
     detail: str = ""  # for a person

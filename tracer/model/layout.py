@@ -21,6 +21,7 @@ STACK_DEPTH = 32
 NAME_BYTES = 16
 SLOTS = 12
 EVENT = struct.Struct("=QQQQQIIIIIIHHHBBBBBB14s16s96s6s")
+TUPLES = struct.Struct("=40s40s")
 STACK = struct.Struct("=32Q")
 
 
@@ -52,3 +53,4 @@ class Event(NamedTuple):
     packet: bytes
     padding: bytes
     stack: tuple[str, ...] = ()
+    tuples: bytes = b""  # struct tuples at Place.HOOK

@@ -78,6 +78,7 @@ def _hop(hop: Hop) -> dict[str, object]:
         "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": asdict(hop.route) if hop.route else None,
         "detail": hop.detail, "bridge": hop.bridge,
         "tables": None if hop.tables is None else [asdict(table) for table in hop.tables],
-        "stopped_at": [asdict(table) for table in hop.stopped_at], "conntrack": hop.conntrack, "timed": hop.timed,
+        "stopped_at": [asdict(table) for table in hop.stopped_at], "conntrack": hop.conntrack,
+        "entry": asdict(hop.entry) if hop.entry else None, "timed": hop.timed,
         "inferred": hop.inferred,
     }

@@ -59,7 +59,7 @@ class TextRenderer:
         if journey.kind in ("arp", "copy") and not verbose:
             return
         hops = list(journey.hops) if verbose else words.shown(journey)
-        rows = self._rows(hops)
+        rows = self._rows(hops, verbose)
         self._columns.fit(rows)
         self._apart()
         style = _RESULT[journey.end.result]
@@ -106,14 +106,14 @@ class TextRenderer:
         return Text.assemble(self._text(f"{words.number(journey)}{kind}", _NAME), "  ", self._text(source, _NAME),
                              self._text(" → "), self._text(target, _NAME), f"  {journey.packet.length} bytes")
 
-    def _rows(self, hops: Sequence[Hop]) -> list[Row]:
+    def _rows(self, hops: Sequence[Hop], verbose: bool) -> list[Row]:
         """Each with the time since the one before that has a time of its own."""
         timed: list[Hop | None] = [None]
         for hop in hops[:-1]:
             timed.append(hop if hop.timed else timed[-1])
-        return [self._row(hop, before) for hop, before in zip(hops, timed, strict=False)]
+        return [self._row(hop, before, verbose) for hop, before in zip(hops, timed, strict=False)]
 
-    def _row(self, hop: Hop, before: Hop | None) -> Row:
+    def _row(self, hop: Hop, before: Hop | None, verbose: bool) -> Row:
         number, unit = words.step(hop.t_ns - (before.t_ns if before else 0))
         role = _ROLE[hop.role] if hop.role else ""
         if before:
@@ -122,10 +122,11 @@ class TextRenderer:
         if not hop.timed:
             number = unit = ""
         stage = "red" if hop.stage is Stage.DROP else ""
+        said = self._words(hop, role or stage, verbose)
         return Row("~" if hop.inferred else "", self._text(hop.node, _NAME), self._text(hop.device or "–", role),
-                   self._text(hop.stage.value, stage), self._words(hop, role or stage), number, self._text(unit).plain)
+                   self._text(hop.stage.value, stage), said, number, self._text(unit).plain)
 
-    def _words(self, hop: Hop, style: str) -> Text:
+    def _words(self, hop: Hop, style: str, verbose: bool) -> Text:
         parts = []
         if tables := words.tables(hop):
             parts.append(self._text(tables))
@@ -135,6 +136,8 @@ class TextRenderer:
             parts.append(self._text(rewrites, _REWRITE))
         if hop.detail:
             parts.append(self._text(hop.detail, style))
+        if verbose:
+            parts += [self._text(said, _DIM) for said in words.explained(hop)]
         return Text("; ").join(parts)
 
     def _copies(self, copies: Sequence[Journey], verbose: bool) -> None:
@@ -147,7 +150,7 @@ class TextRenderer:
             like = "" if len(group) == 1 else f"; the way of the one in {copied.node_of(group[0])}"
             self._paragraph(self._text(copied.of(group), style) + self._text(f"{like}:"), INDENT + 2, INDENT + 4)
             hops = group[0].hops
-            rows = self._rows(hops)
+            rows = self._rows(hops, verbose)
             self._columns.fit(rows)
             self._print(self._columns.lay_out(rows, INDENT * 2))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tracer.model.journey import End, Hop, Journey, Packet, Result, Stage, Table
+from tracer.model.journey import Direction, End, Hop, Journey, Packet, Result, Stage, Table
 from tracer.model.report import OnBridge, RoundTrip, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
@@ -159,6 +159,22 @@ def rewrites(hop: Hop) -> str:
         return ""
     pairs = (("src", hop.rewrite.src), ("sport", hop.rewrite.sport), ("dst", hop.rewrite.dst), ("dport", hop.rewrite.dport))
     return ", ".join(f"{name} {pair[0]} → {pair[1]}" for name, pair in pairs if pair)
+
+
+def explained(hop: Hop) -> list[str]:
+    """What -v adds: the rows that lost, with why, and the conntrack entry where it was made or changed the packet."""
+    said = []
+    if hop.route and hop.route.losers:
+        said.append(f"longer prefix than {', '.join(hop.route.losers)}")
+    if hop.entry and (hop.conntrack == "NEW" or hop.rewrite):
+        said.append(f"entry {direction(hop.entry.original)}, reply {direction(hop.entry.reply)}")
+    return said
+
+
+def direction(one: Direction) -> str:
+    """"172.17.0.2:40000 → 203.0.113.1:80"."""
+    return " → ".join(address if port is None else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                      for address, port in ((one.src, one.sport), (one.dst, one.dport)))
 
 
 def where(start: Start) -> str:

@@ -166,13 +166,14 @@ class Host:
                     return self._container(container.name, inspected)
         if self._read(self.place).owner_of(address):
             return self.place
+        found = []
         for name, path in self.directory.named_namespaces().items():
             number = self.directory.learn(path, name, Claim.NAMED)
             if number is not None and number not in (source.netns, self.place.netns):
                 namespace = self._namespace(number)
                 if namespace and namespace.owner_of(address):
-                    return self._place(f"netns:{name}", name, path)
-        return None
+                    found.append(self._place(f"netns:{name}", name, path))
+        return found[0] if len(found) == 1 else None  # of several, the packet's hops will tell which one it is
 
     def _resolved(self, word: str, source: Place, version: int | None, resolve: Resolver | None) -> Destination:
         if resolve is None or ":" in word:
