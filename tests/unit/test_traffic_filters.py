@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6, IPv6ExtHdrHopByHop
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Ether
 
 from tracer.traffic import filters
@@ -50,6 +50,16 @@ def test_errors_about_our_probes(options: bytes, layer: type, sport: int, wanted
     assert passes(filters.errors(4, 6, BASE), bytes(IP(dst="10.0.0.2", options=OPTIONS) / ICMP(type=3) / quoted)) == wanted
     quoted = bytes(IPv6(dst="::1") / layer(sport=sport, dport=80))
     assert passes(filters.errors(6, 6, BASE), bytes(IPv6(dst="::1") / ICMPv6DestUnreach() / quoted)[40:]) == wanted
+
+
+@pytest.mark.parametrize("options", [b"", OPTIONS], ids=["plain", "options"])
+def test_echo_replies_with_our_identifier_and_all_errors(options: bytes) -> None:
+    for ident, wanted in ((7, True), (8, False)):
+        reply = bytes(IP(dst="10.0.0.1", options=options) / ICMP(type=0, id=ident, seq=1) / (b"x" * 56))
+        assert passes(filters.echo(4, 7), reply) == wanted
+        assert passes(filters.echo(6, 7), bytes(IPv6(dst="::1") / ICMPv6EchoReply(id=ident, seq=1))[40:]) == wanted
+    assert passes(filters.echo(4, 7), bytes(IP(dst="10.0.0.1", options=options) / ICMP(type=3) / IP(dst="10.0.0.2")))
+    assert passes(filters.echo(6, 7), bytes(IPv6(dst="::1") / ICMPv6DestUnreach() / IPv6(dst="::1"))[40:])
 
 
 def test_errors_about_others() -> None:

@@ -15,9 +15,10 @@ from types import TracebackType
 from tracer.model.topology import Address
 from tracer.topology.netns import in_namespace
 from tracer.traffic.answer import Answer, SendFailure
+from tracer.traffic.filters import echo
 from tracer.traffic.icmp import ERRORS, ICMP_OF, REPLY, Message, parse
 from tracer.traffic.payload import pattern
-from tracer.traffic.sockets import Packet, bind_source, check_versions, open_raw, packets, take_icmp
+from tracer.traffic.sockets import Packet, attach_filter, bind_source, check_versions, open_raw, packets, take_icmp
 
 
 class Pinger:
@@ -37,7 +38,7 @@ class Pinger:
         self._build = _builder(destination.version)
         self._last = -1  # the highest seq sent so far
         self._buffer = bytearray(1 << 16)
-        self._socket, self._target = in_namespace(namespace, lambda: _open(destination, source, ttl))
+        self._socket, self._target = in_namespace(namespace, lambda: _open(destination, self.icmp_id, source, ttl))
 
     def __enter__(self) -> Pinger:
         return self
@@ -86,12 +87,14 @@ class Pinger:
         return about == self.destination.packed or (self.destination.is_multicast and message.quoted_dst is None)
 
 
-def _open(destination: Address, source: Address | None, ttl: int | None) -> tuple[socket.socket, tuple[str | int, ...]]:
+def _open(destination: Address, icmp_id: int, source: Address | None,
+          ttl: int | None) -> tuple[socket.socket, tuple[str | int, ...]]:
     """The socket, and the address to send to. Runs inside the namespace."""
     version = destination.version
     opened = open_raw(version, ICMP_OF[version], ttl)
     try:
         take_icmp(opened, version, (REPLY[version], *ERRORS[version]))
+        attach_filter(opened, echo(version, icmp_id))
         return opened, bind_source(opened, source, destination)
     except BaseException:
         opened.close()

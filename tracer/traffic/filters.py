@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from tracer.model.selection import PORTS
-from tracer.traffic.icmp import ICMP, ICMPV6
+from tracer.traffic.icmp import ICMP, ICMPV6, REPLY
 
 # include/uapi/linux/bpf_common.h: LD | size | mode and so on, spelled out.
 _LD_W, _LD_H, _LD_B = 0x20, 0x28, 0x30  # A = packet[k]
@@ -22,6 +22,21 @@ _WHOLE = 0x40000  # bytes to keep of an accepted packet
 _BLOCK = 0xFFFF & ~(PORTS - 1)
 
 _Row = tuple[int, int, int, int]  # code, jump if true, jump if false, k
+
+
+def echo(version: int, icmp_id: int) -> bytes:
+    """Echo replies with this identifier, and everything that is no echo reply: the socket's own filter of types leaves
+    errors only. Without it, another program's flood of pings in the namespace would fill the socket's buffer."""
+    header = [(_LDX_HEADER, 0, 0, 0)] if version == 4 else []  # X is 0 at first
+    return _program([
+        *header,
+        (_LD_B_X, 0, 0, 0),  # type
+        (_JEQ, 0, 2, REPLY[version]),
+        (_LD_H_X, 0, 0, 4),  # identifier
+        (_JEQ, 0, 1, icmp_id),
+        (_RET, 0, 0, _WHOLE),
+        (_RET, 0, 0, 0),
+    ])
 
 
 def ports(version: int, base_port: int) -> bytes:
