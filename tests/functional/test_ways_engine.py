@@ -150,3 +150,54 @@ def test_fragments_are_one_journey(ping: Ping) -> None:
     assert output.way(output.only("request")) == switched("c1", "c2")
     assert output.way(output.only("reply")) == switched("c2", "c1")
     assert output.only("request")["packet"]["length"] == 4028
+
+
+def test_an_internal_network_ends_at_the_host(ping: Ping, engine: Engine) -> None:
+    engine.docker("network", "create", "--internal", "intern")
+    try:
+        engine.run("i1", "--network", "intern")
+        output = read(ping("i1", "203.0.113.1"), status=None)
+        request = output.only("request")
+        if request["hops"]:  # this engine gives an internal network a default route and drops in the host
+            assert end(output, "request") == ("dropped", "host", "NETFILTER_DROP")
+            assert output.way(request)[-1].endswith("forward")
+    finally:
+        engine.remove("i1")
+        engine.docker("network", "rm", "intern")
+
+
+def test_macvlan_goes_by_no_bridge_and_that_is_said(ping: Ping, engine: Engine, outside: str) -> None:
+    engine.docker("network", "create", "-d", "macvlan", "-o", "parent=eth0", "--subnet", "198.51.100.0/24",
+                  "--gateway", "198.51.100.1", "mv")
+    try:
+        engine.run("m1", "--network", "mv", "--ip", "198.51.100.50")
+        output = read(ping("m1", "198.51.100.1"))
+        assert output.start["notes"] == ["m1 has a macvlan device: no bridge takes part in what goes by it"]
+        assert output.summary["bridges"] == {}
+        assert (end(output, "request"), end(output, "reply")) == (("delivered", outside, None), ("delivered", "m1", None))
+        assert [hop["stage"] for hop in output.only("request")["hops"] if hop["node"] == "host"] == ["egress"]
+    finally:
+        engine.remove("m1")
+        engine.docker("network", "rm", "mv")
+
+
+def test_a_bridge_that_is_not_docker_s(ping: Ping, engine: Engine) -> None:
+    """Two named namespaces on a bridge of the host that nobody's engine made."""
+    names = [f"{engine.name}-a", f"{engine.name}-b"]
+    commands = ["ip link add br9 type bridge", "ip addr add 10.9.0.1/24 dev br9", "ip link set br9 up"]
+    for at, name in enumerate(names, 2):
+        commands += [f"ip netns add {name}", f"ip link add p{at} type veth peer name eth0 netns {name}",
+                     f"ip link set p{at} master br9 up", f"ip -n {name} addr add 10.9.0.{at}/24 dev eth0",
+                     f"ip -n {name} link set eth0 up"]
+    try:
+        for command in commands:
+            done = engine.on_host(*command.split())
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+        output = read(ping(f"netns:{names[0]}", f"netns:{names[1]}"), status=None)
+        way = output.way(output.only("request"))
+        assert way[:4] == leaving(names[0])[:4]
+        assert [hop for hop in way if "br9" in hop][:2] == ["host br9 prerouting", "host br9 l2_forward switch"]
+    finally:
+        for name in names:
+            engine.on_host("ip", "netns", "del", name)
+        engine.on_host("ip", "link", "del", "br9")

@@ -31,6 +31,7 @@ from tracer.traffic.ports import free_base_port
 from tracer.traffic.prober import Prober
 
 POLL_S = 0.05  # how late an answer is noticed whose own events were lost: events wake the loop
+WITHOUT_BRIDGE = {"macvlan", "ipvlan"}
 FAILURES = 20  # told one by one in the summary
 REARM_S = 0.1  # a pause between two requests that is worth taking the netfilter links away for
 RELOOK_S = 0.5  # between two looks at the network for a device that nobody knows
@@ -295,6 +296,11 @@ class Session:
         sender = source_address(self._source, self._destination)
         notes = self._notes if sender else (*self._notes, f"{self._source.name} has no route to {self._destination.address}")
         target = self._target()
+        for place in filter(None, (self._source, self._destination.place)):
+            namespace = topology.namespaces.get(place.netns)
+            kinds = {link.kind for link in namespace.links.values()} & WITHOUT_BRIDGE if namespace else set()
+            notes = (*notes, *(f"{place.name} has a {kind} device: no bridge takes part in what goes by it"
+                               for kind in sorted(filter(None, kinds))))
         return Start(
             __version__, machine.release,
             ReportPlace(self._source.name, str(sender or "?"), _on_bridge(topology, self._source.netns, sender)),

@@ -9,7 +9,7 @@ from tracer.journey.stack import own_frames
 from tracer.journey.tracks import device_name
 from tracer.model.journey import End, Hop, Result, Stage
 from tracer.model.layout import Event, Place
-from tracer.model.probes import Machine
+from tracer.model.probes import HOOKS, Machine
 from tracer.model.topology import Namespace, Topology
 
 # A packet that is freed inside one of these has reached its protocol: function -> what took it.
@@ -82,7 +82,9 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     taken = ((seen.answered and seen.kind == "reply") or seen.kind == "close") and \
         reason in ("NO_SOCKET", "NOT_SPECIFIED", "TCP_RESET", NO_REASONS)
     # A reply is made inside the request's delivery: that receiver is its own only after it was received here itself.
-    arrived = any(e.netns == last.netns or not last.netns for e in events if e.place == Place.RECEIVE)
+    # (macvlan receives without a tracepoint of its own: there the hooks tell.)
+    arrived = any(e.netns == last.netns or not last.netns for e in events
+                  if e.place == Place.RECEIVE or (e.place == Place.HOOK and HOOKS[e.hook] in ("prerouting", "input")))
     if receiver and arrived and (last.place == Place.CONSUME or taken):
         return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=_delivered(last, receiver, seen), t_ns=took)
     if where == "inet_frag_reasm_prepare" and (seen.answered or seen.replied):
