@@ -63,6 +63,22 @@ def test_size_and_ttl(dnettrace: Dnettrace) -> None:
                 status=1).only("error")["end"]["result"] == "delivered"
 
 
+def test_a_policy_rule_s_table_and_the_rule(dnettrace: Dnettrace) -> None:
+    def on_host(*argv: str) -> None:
+        subprocess.run(["nsenter", "--net=/run/netns/dnettrace-lab-host", "ip", *argv], check=True)
+
+    on_host("rule", "add", "from", "172.17.0.2", "lookup", "100")
+    on_host("route", "add", "203.0.113.0/24", "via", "198.51.100.1", "table", "100")
+    try:
+        output = read(dnettrace("--lab", "ping", "c1", "203.0.113.1", "-c", "1", "--json"))
+    finally:
+        on_host("rule", "del", "from", "172.17.0.2", "lookup", "100")
+        on_host("route", "flush", "table", "100")
+    (route,) = [hop["route"] for hop in output.only("request")["hops"] if hop["route"] and hop["node"] == "host"]
+    assert (route["table"], route["destination"], route["gateway"]) == ("100", "203.0.113.0/24", "198.51.100.1")
+    assert route["rule"] == "from 172.17.0.2/32 lookup 100"
+
+
 def test_json_is_as_the_design_defines_it(dnettrace: Dnettrace) -> None:
     output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json"))
     assert output.start.keys() >= {"type", "schema", "version", "kernel", "probes"}

@@ -80,8 +80,14 @@ def choice(lookup: Lookup, device: str | None, ifindex: int, namespace: Namespac
     return RouteChoice(
         TABLES.get(table, str(table)), found.kind if found else None, str(found.destination) if found else None,
         str(lookup.gateway) if lookup.gateway else None, device,
-        str(found.source) if found and found.source else None,
+        str(found.source) if found and found.source else None, _rule(lookup, namespace),
         tuple(_words(row, namespace) for row in rows if row is not found) if namespace else ())
+
+
+def _rule(lookup: Lookup, namespace: Namespace | None) -> str | None:
+    rules = [rule for rule in namespace.rules if rule.table == lookup.table
+             and rule.version == lookup.destination.version] if namespace and lookup.table not in TABLES else []
+    return rules[0].words if len(rules) == 1 else None
 
 
 def _is(row: Route, lookup: Lookup, ifindex: int) -> bool:
@@ -113,4 +119,5 @@ def sentence(route: RouteChoice, lookup: Lookup) -> str:
         return f"{lookup.destination} is local (table {route.table})"
     row = destination_words(route.destination) if route.destination else f"{lookup.destination} by a row that was not read"
     via = f" via {route.gateway}" if route.gateway else ""
-    return f"{row}{via} dev {route.device} (table {route.table})"
+    rule = f", by rule: {route.rule}" if route.rule else ""
+    return f"{row}{via} dev {route.device} (table {route.table}{rule})"

@@ -113,6 +113,7 @@ class RouteChoice:
     gateway: str | None
     device: str | None
     source: str | None  # the row's preferred source address
+    rule: str | None = None  # the only policy rule that leads to a table other than the usual ones, as `ip rule` writes it
     losers: tuple[str, ...] = ()  # rows that match too, in the words of `ip route`, longest prefix first
 
 

@@ -73,6 +73,16 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """One row of `ip rule` that leads to a table."""
+
+    version: int  # IP: 4 or 6
+    priority: int
+    table: int
+    words: str  # as `ip rule` writes it, without the priority: "from 172.17.0.0/16 lookup 100"
+
+
+@dataclass(frozen=True, slots=True)
 class BaseChain:
     """A chain that is registered at a netfilter hook, of nftables (iptables-nft too) or of iptables-legacy."""
 
@@ -95,6 +105,7 @@ class Namespace:
     fdb: tuple[FdbEntry, ...] = ()
     neighbors: tuple[Neighbor, ...] = ()
     routes: tuple[Route, ...] = ()
+    rules: tuple[PolicyRule, ...] = ()
     chains: tuple[BaseChain, ...] | None = None  # None: could not be read
 
     def by_name(self, device: str) -> Link | None:

@@ -17,7 +17,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import rt_type
 
-from tracer.model.topology import Address, FdbEntry, Interface, Link, LinkKey, Namespace, Neighbor, Route
+from tracer.model.topology import Address, FdbEntry, Interface, Link, LinkKey, Namespace, Neighbor, PolicyRule, Route
 from tracer.topology.chains import read_chains
 from tracer.topology.netns import T, in_namespace, inode
 
@@ -43,7 +43,7 @@ def read_namespace(path: str, name: str, paths: Mapping[int, str]) -> Namespace:
         with IPRoute() as ip:
             addresses = _addresses(ip)
             return Namespace(inode=own, name=name, path=path, links=_links(ip, own, addresses, paths), fdb=_fdb(ip),
-                             neighbors=_neighbors(ip), routes=_routes(ip), chains=read_chains())
+                             neighbors=_neighbors(ip), routes=_routes(ip), rules=_rules(ip), chains=read_chains())
 
     return _run(path, read)
 
@@ -163,6 +163,24 @@ def _neighbors(ip: Any) -> tuple[Neighbor, ...]:
 def _routes(ip: Any) -> tuple[Route, ...]:
     return tuple(route for row in ip.route("dump") if not row["flags"] & RTM_F_CLONED for route in _route(row)
                  if route.kind not in ("multicast", "anycast"))
+
+
+def _rules(ip: Any) -> tuple[PolicyRule, ...]:
+    """The selectors that people use; a rule with others is still there, by its table."""
+    found = []
+    for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
+        for row in ip.rule("dump", family=family):
+            table = row.get("table")
+            if not table:  # "goto", "nop", "unreachable": no table is asked
+                continue
+            source = f"{row.get('src')}/{row['src_len']}" if row.get("src") else "all"
+            parts = ["from", source]
+            parts += ["to", f"{row.get('dst')}/{row['dst_len']}"] if row.get("dst") else []
+            parts += ["fwmark", hex(row.get("fwmark"))] if row.get("fwmark") else []
+            parts += ["iif", row.get("iifname")] if row.get("iifname") else []
+            parts += ["oif", row.get("oifname")] if row.get("oifname") else []
+            found.append(PolicyRule(version, row.get("priority") or 0, table, " ".join([*parts, "lookup", str(table)])))
+    return tuple(found)
 
 
 def _route(row: Any) -> Iterable[Route]:
