@@ -32,6 +32,7 @@ from tracer.traffic.prober import Prober
 
 POLL_S = 0.05  # how late an answer is noticed whose own events were lost: events wake the loop
 WITHOUT_BRIDGE = {"macvlan", "ipvlan"}
+SWEEP_S = 1.0  # between two looks for what came late
 FAILURES = 20  # told one by one in the summary
 REARM_S = 0.1  # a pause between two requests that is worth taking the netfilter links away for
 RELOOK_S = 0.5  # between two looks at the network for a device that nobody knows
@@ -185,7 +186,7 @@ class Session:
 
     def _loop(self, probes: Probes, prober: Prober, assembler: Assembler) -> None:
         sequence = counter(1)
-        next_send = time.monotonic()
+        next_send = last_swept = time.monotonic()
         remaining = self._plan.count
         while not self._interrupted and (remaining is None or remaining > 0 or self._waiting):
             now = time.monotonic()
@@ -203,6 +204,9 @@ class Session:
                 done = assembler.settled(seq, now_ns) or now_ns - sent > self._plan.timeout * 1e9
                 if done and not self._puzzling(assembler):
                     self._tell(seq, assembler)
+            if now - last_swept > SWEEP_S:
+                last_swept = now
+                self._show(assembler.late(self._waiting, time.monotonic_ns()), assembler)
             if not self._waiting and next_send - time.monotonic() > REARM_S:
                 probes.disarm()
 
@@ -228,7 +232,8 @@ class Session:
                                         else f"an ICMP error came from {answer.source}")
             elif answer.seq not in self._answered:
                 self._answered.add(answer.seq)
-                self._tally.answer((answer.monotonic_ns - self._waiting[answer.seq]) / 1e6, answer.state)
+                # the stamp is the wall clock's, and its conversion can be off by what it took
+                self._tally.answer(max(answer.monotonic_ns - self._waiting[answer.seq], 0) / 1e6, answer.state)
                 if answer.kind == "reply":
                     assembler.answered(answer.seq)
 

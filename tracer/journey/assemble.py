@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tracer.journey.ends import Seen, conclude
@@ -17,6 +17,7 @@ from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import LinkKey, Topology
 
 GRACE_NS = 20_000_000
+LATE_NS = 10_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,14 @@ class Assembler:
         self._answered.discard(self._selection.key(seq))
         return told
 
+    def late(self, waiting: Collection[int], now: int) -> list[Journey]:
+        """What came after its probe was told, and what nobody heard of for long. `waiting`: probes yet to be told."""
+        keys = {self._selection.key(seq) for seq in waiting}
+        mine = [t for t in self._originals() if now - t.seen > LATE_NS
+                or (self._meaning(t).kind != "arp" and self._meaning(t).seq not in keys and t.ended)]
+        mine = [t for t in mine if self._meaning(t).seq not in keys]
+        return [journey for track in mine for journey in self._tell(track)]
+
     def rest(self) -> list[Journey]:
         """All that was not told yet."""
         return [journey for track in self._originals() for journey in self._tell(track)]
@@ -160,13 +169,15 @@ class Assembler:
                  parent: int | None) -> Journey:
         machine, topology = self._machine(), self._tracks.topology
         what = self._meaning(track)
-        hops = HopReader(self._tracks, machine, flooded).read(events, routes)
-        begun = min(event.time for event in (*events, *routes))
+        reader = HopReader(self._tracks, machine, flooded)
+        hops = reader.read(events, routes)
+        begun = reader.begun
+        netns = next((e.netns for e in reversed(events) if e.netns), 0)  # a socket's skb has lost its device
         seen = Seen(what.kind, what.seq in self._answered if what.seq is not None else None,
-                    self._replied(what, events[-1].netns), topology.namespaces.get(events[-1].netns))
+                    self._replied(what, netns), topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
         if end.result is Result.DELIVERED:
-            hops.append(Hop(end.t_ns or 0, events[-1].netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail,
+            hops.append(Hop(end.t_ns or 0, netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail,
                             inferred=end.inferred))
         goal = self._goal(track)
         target = end.node if end.result is Result.DELIVERED else topology.node(goal) if goal else None

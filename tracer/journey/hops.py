@@ -28,17 +28,19 @@ class HopReader:
         self._machine = machine
         self._flooded = flooded  # bridges that sent copies of this packet out by several ports
         self._hops: list[Hop] = []
-        self._start = self._netns = 0
+        self._start = self._netns = self.begun = 0  # begun: time of the first hop, after read()
 
     def read(self, events: Sequence[Event], routes: Sequence[Event] = ()) -> list[Hop]:
         """`routes`: the lookups for this packet; they belong between its events by time."""
         first = events[0]
         places = [event for event in events if event.place != Place.CONSUME and (
             event.place != Place.DROP or frozenset(own_frames(event.stack)) & SWITCHING)]
-        events = sorted((*places, *routes), key=lambda event: event.time)
-        if not events:
-            return []
-        self._start, self._netns = events[0].time, first.netns
+        ordered = sorted((*places, *routes), key=lambda event: event.time)
+        # a table without a row: policy rules, or IPv6's local table, led on to the next
+        events = [event for event, behind in zip(ordered, [*ordered[1:], None], strict=True)
+                  if not (behind and event.place == behind.place == Place.ROUTE and parse(event).error)]
+        self.begun = self._start = events[0].time if events else first.time
+        self._netns = first.netns
         at = 0
         while at < len(events):
             event = events[at]
@@ -146,8 +148,6 @@ class HopReader:
         device = device_name(event) or None
         route = choice(lookup, device, event.ifindex, self._topology.namespaces.get(netns))
         local = route.kind == "local"
-        if self._hops and self._hops[-1].stage is Stage.ROUTE:
-            self._hops.pop()  # the table before had no row: policy rules led on to this one
         self._hops.append(Hop(event.time - self._start, netns, self._topology.node(netns), None if local else device,
                               None if local else event.ifindex or None, Stage.ROUTE, route=route,
                               detail=sentence(route, lookup)))

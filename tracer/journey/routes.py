@@ -81,7 +81,7 @@ def choice(lookup: Lookup, device: str | None, ifindex: int, namespace: Namespac
         TABLES.get(table, str(table)), found.kind if found else None, str(found.destination) if found else None,
         str(lookup.gateway) if lookup.gateway else None, device,
         str(found.source) if found and found.source else None, _rule(lookup, namespace),
-        tuple(_words(row, namespace) for row in rows if row is not found) if namespace else ())
+        tuple(_words(row, namespace) for row in rows if row is not found) if namespace and found else ())
 
 
 def _rule(lookup: Lookup, namespace: Namespace | None) -> str | None:

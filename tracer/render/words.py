@@ -162,10 +162,10 @@ def rewrites(hop: Hop) -> str:
 
 
 def explained(hop: Hop) -> list[str]:
-    """What -v adds: the rows that lost, with why, and the conntrack entry where it was made or changed the packet."""
+    """What -v adds: the rows that match too, and the conntrack entry where it was made or changed the packet."""
     said = []
     if hop.route and hop.route.losers:
-        said.append(f"longer prefix than {', '.join(hop.route.losers)}")
+        said.append(f"rather than {', '.join(hop.route.losers)}")
     if hop.entry and (hop.conntrack == "NEW" or hop.rewrite):
         said.append(f"entry {direction(hop.entry.original)}, reply {direction(hop.entry.reply)}")
     return said
