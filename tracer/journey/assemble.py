@@ -17,6 +17,7 @@ from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import LinkKey, Topology
 
 GRACE_NS = 20_000_000
+SENT = 1024  # probes whose time is remembered
 LATE_NS = 10_000_000_000
 
 
@@ -41,7 +42,7 @@ class Assembler:
         self._target = target  # namespace of the destination
         self._tracks = Tracks(topology)
         self._answered: set[int] = set()
-        self._sent: deque[tuple[int, int]] = deque(maxlen=PORTS)  # (CLOCK_MONOTONIC ns, seq), the newest last
+        self._sent: deque[tuple[int, int]] = deque(maxlen=SENT)  # (CLOCK_MONOTONIC ns, seq), the newest last
 
     @property
     def events(self) -> int:
@@ -69,7 +70,7 @@ class Assembler:
 
     def answered(self, seq: int) -> None:
         """The sender's socket has the answer to this probe."""
-        self._answered.add(self._selection.key(seq))
+        self._answered.add(self._key(seq))
 
     def unknown(self) -> set[LinkKey]:
         """Devices that packets were seen at and that the topology does not have."""
@@ -81,10 +82,10 @@ class Assembler:
 
         `now`: CLOCK_MONOTONIC, ns. A drop is followed by an ICMP error, or is not: that takes a moment to know.
         """
-        mine = [t for t in self._originals() if self._meaning(t).seq == self._selection.key(seq)]
+        mine = [t for t in self._originals() if self._meaning(t).seq == self._key(seq)]
         if not mine or not all(t.ended and all(c.ended for c in t.copies) for t in mine):
             return False
-        if self._selection.key(seq) in self._answered:
+        if self._key(seq) in self._answered:
             return any(self._meaning(t).kind == "reply" for t in mine)
         return all(t.events[-1].place == Place.DROP and now - t.seen > GRACE_NS for track in mine
                    for t in (track, *track.copies) if self._meaning(track).kind != "error")
@@ -92,15 +93,15 @@ class Assembler:
     def take(self, seq: int) -> list[Journey]:
         """The journeys of one probe, and of the neighbour lookups so far: in the order in which they began. They are
         told once."""
-        mine = [t for t in self._originals() if self._meaning(t).seq == self._selection.key(seq)
+        mine = [t for t in self._originals() if self._meaning(t).seq == self._key(seq)
                 or (self._meaning(t).kind == "arp" and t.ended and all(copy.ended for copy in t.copies))]
         told = [journey for track in mine for journey in self._tell(track)]
-        self._answered.discard(self._selection.key(seq))
+        self._answered.discard(self._key(seq))
         return told
 
     def late(self, waiting: Collection[int], now: int) -> list[Journey]:
         """What came after its probe was told, and what nobody heard of for long. `waiting`: probes yet to be told."""
-        keys = {self._selection.key(seq) for seq in waiting}
+        keys = {self._key(seq) for seq in waiting}
         mine = [t for t in self._originals() if now - t.seen > LATE_NS
                 or (self._meaning(t).kind != "arp" and self._meaning(t).seq not in keys and t.ended)]
         mine = [t for t in mine if self._meaning(t).seq not in keys]
@@ -112,12 +113,21 @@ class Assembler:
 
     def _meaning(self, track: Track) -> Meaning:
         what = meaning(track, self._selection)
+        if what.seq is not None and self._selection.transport in ("tcp", "udp"):
+            # the port tells the probe but for its multiples of PORTS: it is the newest one that was sent by then
+            full = next((seq for when, seq in reversed(self._sent) if when <= track.begun
+                         and self._selection.key(seq) == what.seq), None)
+            return Meaning(what.kind, full)
         if what.kind != "arp" or self._selection.transport != "arp":
             return what
         # a lookup that is the probe itself has no number: it belongs to the newest probe before it
         before = [seq for when, seq in self._sent if when <= track.begun]
         kind = "request" if is_question(packet_of(track)) else "reply"
-        return Meaning(kind, self._selection.key(before[-1])) if before else what
+        return Meaning(kind, self._key(before[-1])) if before else what
+
+    def _key(self, seq: int) -> int:
+        """A probe's number as _meaning() has it."""
+        return seq if self._selection.transport in ("tcp", "udp") else self._selection.key(seq)
 
     def _originals(self) -> list[Track]:
         return [track for track in self._tracks.live if track.parent is None]

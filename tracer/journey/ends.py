@@ -91,6 +91,11 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
         # what IPv6 fragments are put together to passes no hook on its way to its protocol
         return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took,
                    detail="put together from fragments; that it was taken is concluded from the answer", inferred=True)
+    packet = decode(last.protocol, last.packet[:last.captured])
+    if packet.proto == "udp" and stage is Stage.INPUT and (last.place == Place.CONSUME or seen.replied or seen.answered):
+        # a socket keeps its datagram until it is read, and the reader lets the CPU free it that received it
+        return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns, inferred=True,
+                   detail="a UDP socket took it: concluded, since it was freed without a drop or answered")
     if hops and reason == "NETFILTER_DROP" and stage is not Stage.L2_FORWARD:
         node, device = hops[-1].node, hops[-1].device  # the skb may have its next device already
     if reason:
