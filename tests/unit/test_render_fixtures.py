@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tracer.model.journey import End, Hop, Journey, Packet, Result, Rewrite, Role, Stage, Table
-from tracer.model.report import Failure, MissingProbe, OnBridge, Place, RoundTrip, Start, Summary
+from tracer.model.probes import Missing
+from tracer.model.report import Failure, OnBridge, Place, RoundTrip, Start, Summary
 
 C1, C2, HOST = 4026532255, 4026532341, 4026531840
 DOCKER0 = OnBridge("docker0", "172.17.0.1/16")
 START = Start("0.1.0", "6.12.0", Place("c1", "172.17.0.2", DOCKER0), Place("c2", "172.17.0.3", DOCKER0),
               attached=("net_dev_queue", "kfree_skb"),
-              missing=(MissingProbe("br_flood", "no kprobes here"), MissingProbe("br_pass_frame_up", "no kprobes here")),
+              missing=(Missing("br_flood", "no kprobes here"), Missing("br_pass_frame_up", "no kprobes here")),
               notes=("c2 shares the namespace of c9.",))
 SUMMARY = Summary(3, 3, 6, 66, 0, {"docker0": ("switch",)}, {"delivered": 6}, RoundTrip(0.041, 0.0534, 0.08))
 FAILED = replace(SUMMARY, answered=1, lost_events=2, rtt=RoundTrip(0.081, 0.081, 0.081),

@@ -17,9 +17,9 @@ from tracer import __version__
 from tracer.errors import ExitStatus, UserError
 from tracer.journey.assemble import Assembler
 from tracer.journey.lookups import sentences
-from tracer.kernel.probes import Probes
+from tracer.kernel.probes import Probes, require_root
 from tracer.model.journey import Journey, Result
-from tracer.model.report import Failure, MissingProbe, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
+from tracer.model.report import Failure, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
 from tracer.model.selection import Selection
 from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
@@ -104,6 +104,7 @@ class Session:
         self._answered: set[int] = set()  # of those that are waiting
         self._refused: set[int] = set()  # that never left, of those that are waiting
         self._errors: dict[int, str] = {}  # seq -> the ICMP error that came instead of an answer
+        self._sender: Address | None = None  # the address that the kernel sends from; None without a route
         self._interrupted = False
         self._looked = 0.0
         self._puzzles: dict[LinkKey, float] = {}  # devices that nobody knew -> when they were first met, monotonic s
@@ -111,8 +112,7 @@ class Session:
     @classmethod
     def open(cls, source: str, destination: str, plan: Plan, *, in_lab: bool, verbose: bool, as_json: bool) -> Session:
         """Resolve the names. UserError where they mean nothing."""
-        if os.geteuid() != 0:
-            raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
+        require_root()  # before names are looked up, which would fail less plainly
         host = Host.lab() if in_lab else Host.here(os.environ)
         start = host.find(source)
         goal = host.destination(destination, start, plan.version, _resolve)
@@ -129,7 +129,8 @@ class Session:
         """Send, follow and tell until all is told. Ctrl-C ends it early, with the summary."""
         topology = self._host.topology()
         address = self._destination.address
-        on_the_way = addresses_on_the_way(self._source, self._destination, topology)
+        self._sender = source_address(self._source, self._destination)
+        on_the_way = addresses_on_the_way(self._source, self._destination, self._sender, topology)
         transport = self._plan.transport
         token = free_base_port(self._source.path) if transport in ("tcp", "udp") else secrets.randbelow(0xFFFF) + 1
         selection = Selection(address.version, transport, token, tuple(on_the_way))
@@ -152,8 +153,7 @@ class Session:
 
     def _prober(self, selection: Selection, topology: Topology) -> Prober:
         """The sender of the plan's kind of probe."""
-        path, address, plan = self._source.path, self._destination.address, self._plan
-        sender = source_address(self._source, self._destination)
+        path, address, plan, sender = self._source.path, self._destination.address, self._plan, self._sender
         if plan.transport == "tcp" and plan.port:
             from tracer.traffic.tcp import SynProber
             return SynProber(path, address, plan.port, sender, selection.token, ttl=plan.ttl)
@@ -297,8 +297,7 @@ class Session:
         return self._destination.place.netns if self._destination.place else None
 
     def _start(self, topology: Topology, probes: Probes) -> Start:
-        machine = probes.machine
-        sender = source_address(self._source, self._destination)
+        machine, sender = probes.machine, self._sender
         notes = self._notes if sender else (*self._notes, f"{self._source.name} has no route to {self._destination.address}")
         target = self._target()
         for place in filter(None, (self._source, self._destination.place)):
@@ -311,7 +310,7 @@ class Session:
             ReportPlace(self._source.name, str(sender or "?"), _on_bridge(topology, self._source.netns, sender)),
             ReportPlace(self._destination.name, str(self._destination.address),
                         _on_bridge(topology, target, self._destination.address) if target is not None else None),
-            machine.attached, tuple(MissingProbe(m.name, m.why) for m in machine.missing), notes)
+            machine.attached, machine.missing, notes)
 
     def _summary(self, assembler: Assembler) -> Summary:
         tally = self._tally

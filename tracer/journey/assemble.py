@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tracer.journey.ends import Seen, conclude
-from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, decode, is_question
+from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, is_question
 from tracer.journey.hops import HopReader
 from tracer.journey.tracks import Track, Tracks
 from tracer.model.journey import Hop, Journey, Packet, Result, Stage
@@ -102,9 +102,8 @@ class Assembler:
     def late(self, waiting: Collection[int], now: int) -> list[Journey]:
         """What came after its probe was told, and what nobody heard of for long. `waiting`: probes yet to be told."""
         keys = {self._key(seq) for seq in waiting}
-        mine = [t for t in self._originals() if now - t.seen > LATE_NS
-                or (self._meaning(t).kind != "arp" and self._meaning(t).seq not in keys and t.ended)]
-        mine = [t for t in mine if self._meaning(t).seq not in keys]
+        mine = [t for t in self._originals() if self._meaning(t).seq not in keys
+                and (now - t.seen > LATE_NS or (t.ended and self._meaning(t).kind != "arp"))]
         return [journey for track in mine for journey in self._tell(track)]
 
     def rest(self) -> list[Journey]:
@@ -122,7 +121,7 @@ class Assembler:
             return what
         # a lookup that is the probe itself has no number: it belongs to the newest probe before it
         before = [seq for when, seq in self._sent if when <= track.begun]
-        kind = "request" if is_question(packet_of(track)) else "reply"
+        kind = "request" if is_question(track.packet) else "reply"
         return Meaning(kind, self._key(before[-1])) if before else what
 
     def _key(self, seq: int) -> int:
@@ -167,7 +166,7 @@ class Assembler:
 
     def _goal(self, track: Track) -> int | None:
         """The namespace that the packet is meant for; None where nobody known has its destination address."""
-        packet = packet_of(track)
+        packet = track.packet
         address = packet.dst
         if packet.asked and packet.asking:
             address = packet.asked if is_question(packet) else packet.asking
@@ -192,7 +191,7 @@ class Assembler:
         goal = self._goal(track)
         target = end.node if end.result is Result.DELIVERED else topology.node(goal) if goal else None
         return Journey(
-            id=number, packet=packet_of(track), hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
+            id=number, packet=track.packet, hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
             seq=what.seq, source=topology.node(track.events[0].netns), target=target, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0)
@@ -202,15 +201,9 @@ class Assembler:
             self._meaning(t) == Meaning("reply", what.seq) and t.events[0].netns == netns for t in self._originals())
 
 
-def packet_of(track: Track) -> Packet:
-    """Its headers at first sight."""
-    first = track.events[0]
-    return decode(first.protocol, first.packet[:first.captured])
-
-
 def meaning(track: Track, selection: Selection) -> Meaning:
     """What the track's packet is to the run."""
-    packet = packet_of(track)
+    packet = track.packet
     if packet.asked:
         return Meaning("arp", None)
     if packet.quoted:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from tracer.journey.headers import FRAGMENT, IPV4, IPV6, mac
+from tracer.journey.headers import FRAGMENT, IPV4, IPV6, decode, mac
 from tracer.journey.routes import decides, makes_another, reroutes
 from tracer.journey.stack import SWITCHING, UP_TO_THE_HOST, own_frames
+from tracer.model.journey import Packet
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch
 from tracer.model.topology import Topology
@@ -25,6 +26,7 @@ class Track:
 
     id: int  # the kernel's journey number
     number: int  # counts from 1 in the order of first sight
+    packet: Packet  # its headers at first sight
     events: list[Event]
     routes: list[Event] = field(default_factory=list)  # lookups that decided on its way
     ended: bool = False  # its end was seen
@@ -127,8 +129,10 @@ class Tracks:
                 self._live[event.journey] = whole
                 return []
         self._begun += 1
-        track = self._live[event.journey] = Track(event.journey, self._begun, [event], parent=original, ids=[event.journey],
-                                                  ended=event.place in (Place.DROP, Place.CONSUME))
+        packet = decode(event.protocol, event.packet[:event.captured])
+        track = Track(event.journey, self._begun, packet, [event], parent=original, ids=[event.journey],
+                      ended=event.place in (Place.DROP, Place.CONSUME))
+        self._live[event.journey] = track
         if original:
             original.copies.append(track)
         else:

@@ -40,12 +40,16 @@ CALL, PSEUDO_KFUNC_CALL = 0x85, 2  # BPF_JMP | BPF_CALL, and its src_reg
 MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 
 
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
+
+
 class Probes:
     """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
     def __init__(self, selection: Selection) -> None:
-        if os.geteuid() != 0:
-            raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
+        require_root()
         self._version = selection.version
         self._flags = selection_flags(selection)
         self._addresses = [address.packed.ljust(16, b"\0") for address in selection.addresses]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tracer.model.probes import Missing
+
 
 @dataclass(frozen=True, slots=True)
 class OnBridge:
@@ -25,12 +27,6 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class MissingProbe:
-    name: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Start:
     """Said once, before the first packet is sent."""
 
@@ -39,7 +35,7 @@ class Start:
     source: Place
     destination: Place
     attached: tuple[str, ...] = ()  # names of probes
-    missing: tuple[MissingProbe, ...] = ()
+    missing: tuple[Missing, ...] = ()
     notes: tuple[str, ...] = ()  # sentences for a person
 
 

@@ -15,12 +15,13 @@ def source_address(source: Place, destination: Destination) -> Address | None:
     return route.source if route else None
 
 
-def addresses_on_the_way(source: Place, destination: Destination, topology: Topology) -> set[Address]:
+def addresses_on_the_way(source: Place, destination: Destination, sender: Address | None,
+                         topology: Topology) -> set[Address]:
     """Both ends, and whoever may ask for a MAC address, or be asked for one, on the way there and back.
 
+    `sender` is what source_address() said.
     At most some ten for IPv4; with IPv6, routers speak by link-local addresses, so those of all devices are in.
     """
-    sender = source_address(source, destination)
     found: set[Address] = {destination.address} | ({sender} if sender else set())
     host = topology.namespaces.get(topology.host)
     places = [source.path, host.path if host else None, destination.place.path if destination.place else None]

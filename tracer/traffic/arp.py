@@ -12,7 +12,6 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from tracer.errors import UserError
 from tracer.model.topology import Address
@@ -20,6 +19,7 @@ from tracer.topology.netns import in_namespace
 from tracer.traffic.answer import Answer, SendFailure
 from tracer.traffic.filters import arp_replies
 from tracer.traffic.icmp import ICMPV6
+from tracer.traffic.prober import Prober
 from tracer.traffic.sockets import (
     arrival,
     attach_filter,
@@ -50,7 +50,7 @@ class _Request:
     answered_by: set[str] = field(default_factory=set)
 
 
-class ArpProber:
+class ArpProber(Prober):
     """Requests for one address from a device of the namespace. Every answer is a "reply" in the state "answered", with the
     neighbour's MAC; two MACs for one address show as two answers.
 
@@ -70,13 +70,6 @@ class ArpProber:
         open_it = self._open_v4 if destination.version == 4 else self._open_v6
         self._socket, self._target, mac = in_namespace(namespace, lambda: open_it(device))
         self._request = self._arp(mac) if destination.version == 4 else self._solicitation(mac)
-
-    def __enter__(self) -> ArpProber:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         self._socket.close()

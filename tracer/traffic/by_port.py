@@ -7,11 +7,10 @@ import select
 import socket
 import struct
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from tracer.errors import UserError
 from tracer.model.selection import PORTS
@@ -21,6 +20,7 @@ from tracer.traffic import filters
 from tracer.traffic.answer import Answer, SendFailure, State
 from tracer.traffic.icmp import ERRORS, ICMP_OF, Error, parse_error
 from tracer.traffic.ports import release, reserve
+from tracer.traffic.prober import Prober
 from tracer.traffic.sockets import (
     Packet,
     attach_filter,
@@ -32,8 +32,6 @@ from tracer.traffic.sockets import (
     take_icmp,
 )
 
-Self = TypeVar("Self", bound="PortProber")
-
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -43,7 +41,7 @@ class Probe:
     token: int  # 32 random bits
 
 
-class PortProber(ABC):
+class PortProber(Prober):
     """The segments or datagrams are scapy's, sent through the namespace's own IP stack by a raw IP socket, and answers are
     read by it as well, whoever they are from. ICMP errors come in by a second one.
 
@@ -71,13 +69,6 @@ class PortProber(ABC):
         with ExitStack() as stack:
             in_namespace(namespace, lambda: self._open(stack, ttl))
             self._stack = stack.pop_all()
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         self._stack.close()

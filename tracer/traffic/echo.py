@@ -10,7 +10,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from tracer.model.topology import Address
 from tracer.topology.netns import in_namespace
@@ -18,10 +17,11 @@ from tracer.traffic.answer import Answer, SendFailure
 from tracer.traffic.filters import echo
 from tracer.traffic.icmp import ERRORS, ICMP_OF, REPLY, Message, parse
 from tracer.traffic.payload import pattern
+from tracer.traffic.prober import Prober
 from tracer.traffic.sockets import Packet, attach_filter, bind_source, check_versions, open_raw, packets, take_icmp
 
 
-class Pinger:
+class Pinger(Prober):
     """Echo requests from one namespace to one destination, any number in flight at once.
 
     `namespace` is a path that setns can enter; `icmp_id` is 16 bits and stays for the run; `size` is the payload
@@ -39,13 +39,6 @@ class Pinger:
         self._last = -1  # the highest seq sent so far
         self._buffer = bytearray(1 << 16)
         self._socket, self._target = in_namespace(namespace, lambda: _open(destination, self.icmp_id, source, ttl))
-
-    def __enter__(self) -> Pinger:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         self._socket.close()
