@@ -37,7 +37,7 @@ def test_journey() -> None:
     assert journey == {
         "type": "journey", "id": 1, "flow": 1, "direction": "request", "seq": 1,
         "end": {"result": "delivered", "node": "c2", "device": "eth0", "reason": None, "rule": None, "cause": None,
-                "mend": None, "stage": None, "detail": ""},
+                "mend": None, "causes": [], "stage": None, "detail": ""},
         "complete": True, "lost_events": 0, "kind": "request", "parent": None, "source": "c1", "target": "c2",
         "wall_ns": 1_700_000_000_000_000_000, "duration_ns": 47000}
     assert {name: packet[name] for name in ("family", "proto", "src", "dst", "sport", "dport", "length", "icmp_type",
@@ -47,7 +47,7 @@ def test_journey() -> None:
     assert len(hops) == 9
     assert hops[2] == {
         "t_ns": 12500, "netns": 4026531840, "node": "host", "device": "docker0", "ifindex": 4, "stage": "prerouting",
-        "role": None, "rules": [], "rewrite": None, "route": None, "detail": "", "bridge": "docker0",
+        "role": None, "rules": [], "rules_unknown": None, "rewrite": None, "route": None, "detail": "", "bridge": "docker0",
         "tables": [{"family": "ip", "table": "nat", "chain": "PREROUTING", "priority": -100, "legacy": False},
                    {"family": "ip", "table": "raw", "chain": "PREROUTING", "priority": -300, "legacy": False}],
         "stopped_at": [], "timed": True, "entry": None, "conntrack": "NEW", "inferred": False}

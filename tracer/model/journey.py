@@ -75,6 +75,32 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """What one rule, or a chain's policy, did with the packet at a netfilter hook."""
+
+    family: str  # "ip", "ip6", "inet", "bridge", "netdev"
+    table: str
+    chain: str
+    rule: str | None  # as iptables-save or nft writes it: "-A FORWARD -o docker0 -j DROP"; None: a policy, or not known
+    verdict: str  # "accept", "drop", "reject", "continue", "return", "queue", "jump CHAIN", "goto CHAIN"
+    exact: bool = True  # False: concluded from counters
+    policy: bool = False  # the chain's policy spoke, at its end
+    legacy: bool = False  # of iptables-legacy
+    handle: int | None = None  # nftables' own number of the rule
+    owner: str | None = None  # whose rule it is: "Docker", "ufw", ...; None: nothing tells
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A named reason for a drop or a silence. Names are stable; sentences are not."""
+
+    name: str  # "networks_isolated"
+    sentence: str
+    evidence: tuple[str, ...] = ()  # what was observed or read that supports it
+    mend: str | None = None  # a command, or a sentence
+
+
+@dataclass(frozen=True, slots=True)
 class Rewrite:
     """Header fields that changed at this hop, each (before, after)."""
 
@@ -129,6 +155,8 @@ class Hop:
     bridge: str | None = None  # the bridge that this hop belongs to: as itself or by one of its ports
     tables: tuple[Table, ...] | None = ()  # passed at a netfilter hook; None: they could not be read
     stopped_at: tuple[Table, ...] = ()  # tables at the same hook that it was not seen to pass; one of them ended it
+    rules: tuple[Rule, ...] = ()  # that the packet met here, in the order in which it met them
+    rules_unknown: str | None = None  # why `rules` lacks what tables did here
     conntrack: str | None = None  # state as iptables names it: "NEW", "ESTABLISHED", "RELATED", ...
     entry: Entry | None = None  # the conntrack entry of a packet at a netfilter hook, as it was when the hook was passed
     rewrite: Rewrite | None = None
@@ -147,6 +175,8 @@ class End:
     reason: str | None = None  # the kernel's name of the drop reason, without SKB_DROP_REASON_
     detail: str = ""  # for a person: what was seen, or why nothing can be said
     inferred: bool = False  # concluded from other observations; the detail says from which
+    rule: Rule | None = None  # that ended it
+    causes: tuple[Cause, ...] = ()  # the likeliest first, three at most
     t_ns: int | None = None  # when, since the journey's first hop; None: it was not seen to end
 
 

@@ -62,9 +62,11 @@ def _journey(journey: Journey) -> dict[str, object]:
         "flow": 1 if journey.kind in ("request", "reply", "error") else None,
         "direction": journey.kind if journey.kind in ("request", "reply") else None, "seq": journey.seq,
         "packet": asdict(journey.packet), "hops": [_hop(hop) for hop in journey.hops],
-        # Rules, causes and mends are not known yet to the data that this is made from.
-        "end": {"result": end.result.value, "node": end.node, "device": end.device, "reason": end.reason, "rule": None,
-                "cause": None, "mend": None, "stage": end.stage.value if end.stage else None, "detail": end.detail},
+        "end": {"result": end.result.value, "node": end.node, "device": end.device, "reason": end.reason,
+                "rule": asdict(end.rule) if end.rule else None,
+                "cause": end.causes[0].name if end.causes else None, "mend": end.causes[0].mend if end.causes else None,
+                "causes": [asdict(cause) for cause in end.causes],
+                "stage": end.stage.value if end.stage else None, "detail": end.detail},
         "complete": journey.complete, "lost_events": journey.lost_events, "kind": journey.kind,
         "parent": journey.parent, "source": journey.source, "target": journey.target, "wall_ns": journey.wall_ns,
         "duration_ns": journey.duration_ns,
@@ -74,7 +76,8 @@ def _journey(journey: Journey) -> dict[str, object]:
 def _hop(hop: Hop) -> dict[str, object]:
     return {
         "t_ns": hop.t_ns, "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
-        "stage": hop.stage.value, "role": hop.role.value if hop.role else None, "rules": [],
+        "stage": hop.stage.value, "role": hop.role.value if hop.role else None,
+        "rules": [asdict(rule) for rule in hop.rules], "rules_unknown": hop.rules_unknown,
         "rewrite": asdict(hop.rewrite) if hop.rewrite else None, "route": asdict(hop.route) if hop.route else None,
         "detail": hop.detail, "bridge": hop.bridge,
         "tables": None if hop.tables is None else [asdict(table) for table in hop.tables],
