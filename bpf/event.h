@@ -74,7 +74,13 @@ struct lookup {
   u32 gateway_family;  /* AF_*, 0 without a gateway */
 };
 
-/* Key of the map of addresses that the selection names. */
+/* Keys of the maps of addresses. */
 struct address {
   u8 bytes[16];        /* IPv4 in the first 4, zeros behind */
+};
+
+/* One end of a flow. */
+struct endpoint {
+  struct address address;
+  u32 port;            /* or ICMP identifier; host order */
 };

@@ -9,34 +9,114 @@
  * TRANSPORT  of the probes, and TRANSPORT_AT, the offset at which the IP header has it
  * ERRORS     IPPROTO_ICMP or IPPROTO_ICMPV6: who reports errors, and neighbours with IPv6
  * OWN_PID    of the tracer, who makes the probes
- * TOKEN      an ICMP identifier, or the first of TOKEN_PORTS ports, host order */
+ * RELAY_PID  of the proxy that makes connections of its own for the probes, 0 without one
+ * TOKEN      an ICMP identifier, or the first of TOKEN_PORTS ports, host order
+ * ANY_SENDER 1 where the address that the probes leave from is not known yet */
 
 #define ECHO_REQUEST (ERRORS == 1 ? 8 : 128)
 #define ECHO_REPLY (ERRORS == 1 ? 0 : 129)
+#define FRAGMENT_OFFSET 0x1FFF
+#define TCP_FLAGS_AT 13
+#define TCP_SYN 2
 
 BPF_HASH(addresses, struct address, u8, 64); /* of both ends, and of who forwards between them */
+BPF_HASH(ends, struct endpoint, u8, 8);      /* the far ends, and the sender with port 0 */
+BPF_TABLE("lru_hash", struct endpoint, u8, translated, 256); /* what NAT made of either, or who a proxy is */
+BPF_ARRAY(moved, u64, 1);                    /* 1: of an end in `translated` not even the port tells that it is ours */
+
+/* Into a key that is cleared. */
+static __always_inline void set_address(struct address *key, const u8 *address, bool v4) {
+  __builtin_memcpy(key->bytes, address, 4);
+  if (!v4)
+    __builtin_memcpy(key->bytes + 4, address + 4, 12);
+}
 
 static __always_inline bool filter_address(const u8 *address, bool v4) {
   struct address key = {};
-  __builtin_memcpy(key.bytes, address, 4);
-  if (!v4)
-    __builtin_memcpy(key.bytes + 4, address + 4, 12);
+  set_address(&key, address, v4);
   return addresses.lookup(&key) != 0;
 }
 
-/* Does a transport header belong to the run? */
-static __always_inline bool filter_token(const u8 *l4) {
+/* The two ends of a packet, which must have a transport header. */
+struct ends {
+  struct endpoint source, destination;
+};
+
+static __always_inline bool get_ends(const struct headers *h, bool v4, struct ends *e) {
+  __builtin_memset(e, 0, sizeof(*e));
+  if (v4 && (*(u16 *)&h->l3[6] & be16(FRAGMENT_OFFSET)))
+    return false;
 #if TRANSPORT == ERRORS
-  return (l4[0] == ECHO_REQUEST || l4[0] == ECHO_REPLY) && be16(*(u16 *)&l4[4]) == TOKEN;
+  if (h->l4[0] != ECHO_REQUEST && h->l4[0] != ECHO_REPLY)
+    return false;
+  e->source.port = e->destination.port = be16(*(u16 *)&h->l4[4]);
 #else
-  return (be16(*(u16 *)&l4[0]) & ~(TOKEN_PORTS - 1)) == TOKEN || (be16(*(u16 *)&l4[2]) & ~(TOKEN_PORTS - 1)) == TOKEN;
+  e->source.port = be16(*(u16 *)&h->l4[0]);
+  e->destination.port = be16(*(u16 *)&h->l4[2]);
 #endif
+  set_address(&e->source.address, v4 ? &h->l3[12] : &h->l3[8], v4);
+  set_address(&e->destination.address, v4 ? &h->l3[16] : &h->l3[24], v4);
+  return true;
 }
 
-/* A packet of the run, to or from one of its addresses. */
+/* Is it the identifier of the run, or one of its ports? */
+static __always_inline bool is_token(u32 port) { return TRANSPORT == ERRORS ? port == TOKEN : (port & ~(TOKEN_PORTS - 1)) == TOKEN; }
+
+static __always_inline bool is_sender(const struct endpoint *end) {
+  struct endpoint key = *end;
+  key.port = 0;
+  return ANY_SENDER || ends.lookup(&key) != 0;
+}
+
+static __always_inline bool is_translated(struct endpoint *end) { return translated.lookup(end) != 0; }
+static __always_inline bool is_far_end(struct endpoint *end) { return ends.lookup(end) != 0 || is_translated(end); }
+
+static __always_inline bool is_moved(void) {
+  int zero = 0;
+  u64 *flag = moved.lookup(&zero);
+  return flag && *flag;
+}
+
+/* Keep what a followed packet's ends look like by now: copies of it and its answers will look like that. */
+static __always_inline void learn_ends(struct ends *e) {
+  u8 one = 1;
+  bool from = is_token(e->source.port) && is_sender(&e->source), to = is_token(e->destination.port) && is_sender(&e->destination);
+  if (!from && !is_far_end(&e->source))
+    translated.update(&e->source, &one);
+  if (!to && !is_far_end(&e->destination))
+    translated.update(&e->destination, &one);
+  if (!is_token(e->source.port) && !is_token(e->destination.port)) {
+    int zero = 0;
+    u64 yes = 1;
+    moved.update(&zero, &yes);
+  }
+}
+
+/* A packet of the run: from the sender to the far end, or back, in whatever way they are translated. */
 static __always_inline bool filter_ends(const struct headers *h, bool v4) {
-  return filter_token(h->l4) && (filter_address(v4 ? &h->l3[12] : &h->l3[8], v4) ||
-                                 filter_address(v4 ? &h->l3[16] : &h->l3[24], v4));
+  struct ends e;
+  if (!get_ends(h, v4, &e))
+    return false;
+  bool from = is_token(e.source.port), to = is_token(e.destination.port);
+#if RELAY_PID
+  /* a connection that the proxy opens */
+  if ((TRANSPORT != IPPROTO_TCP || h->l4[TCP_FLAGS_AT] == TCP_SYN) && bpf_get_current_pid_tgid() >> 32 == RELAY_PID &&
+      ends.lookup(&e.destination)) {
+    learn_ends(&e);
+    return true;
+  }
+#endif
+  if (!from && !to && !is_moved())
+    return false;
+#if TRANSPORT == ERRORS
+  from = from && h->l4[0] == ECHO_REQUEST;
+  to = to && h->l4[0] == ECHO_REPLY;
+#endif
+  if (to && is_sender(&e.destination)) /* whoever answers */
+    return true;
+  if ((from && is_sender(&e.source)) || is_translated(&e.source))
+    return is_far_end(&e.destination);
+  return is_translated(&e.destination) && is_far_end(&e.source);
 }
 
 /* An ICMP error is followed when the packet that it quotes would have been. */

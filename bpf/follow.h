@@ -113,8 +113,12 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool m
   get_headers(l3, protocol, &h);
   u64 identity = get_identity(&h, protocol);
   struct followed *known = watched ? following.lookup(&key) : 0;
-  if (known && known->identity == identity)
+  if (known && known->identity == identity) {
+    struct ends e;
+    if (protocol == PROTOCOL && h.l3[TRANSPORT_AT] == TRANSPORT && get_ends(&h, PROTOCOL == be16(ETH_P_IP), &e))
+      learn_ends(&e);
     return known->journey;
+  }
   if (known)
     forget(key);
   if (!may_begin || !filter_packet(l3, protocol, &h))

@@ -128,8 +128,10 @@ int on_hook(struct bpf_nf_ctx *ctx) { return hook_event(ctx, variant()); }
  * Only while a probe is under way. */
 static __always_inline int route_event(u64 *ctx, const u8 *source, const u8 *destination, u32 bytes, const u8 *ports,
                                        struct fib_nh_common *hop, struct lookup *found) {
-  /* a packet that is followed, one of the tracer's own that is just being made, or an answer by a program */
-  if (!get_current() && bpf_get_current_pid_tgid() >> 32 != OWN_PID && !(TRANSPORT != ERRORS && filter_token(ports)))
+  /* a packet that is followed, one of the tracer's own that is just being made or a proxy's, or an answer by a program */
+  u32 pid = bpf_get_current_pid_tgid() >> 32;
+  bool own = TRANSPORT != ERRORS && (is_token(be16(*(u16 *)&ports[0])) || is_token(be16(*(u16 *)&ports[2])));
+  if (!get_current() && !own && pid != OWN_PID && !(RELAY_PID && pid == RELAY_PID))
     return 0;
   bpf_probe_read_kernel(found->source, bytes, source);
   bpf_probe_read_kernel(found->destination, bytes, destination);

@@ -25,8 +25,8 @@
 /* What the filter and the identity of a packet are made from. */
 struct headers {
   u8 l3[40];
-  u8 l4[8];
-} __attribute__((aligned(8))); /* clears itself by words */
+  u8 l4[16];
+} __attribute__((aligned(8))); /* cleared by words */
 
 /* The network header. Its offset is reset on reception only after the first tracepoint. */
 static __always_inline u8 *get_l3(struct sk_buff *skb) { return LOAD(skb, head) + LOAD(skb, network_header); }
@@ -59,7 +59,7 @@ static __always_inline void get_headers(const u8 *l3, u16 protocol, struct heade
   } else {
     bpf_probe_read_kernel(h->l3, 40, l3);
     if (protocol == be16(ETH_P_IPV6) && h->l3[6] == FRAGMENT) { /* the first fragment has the transport's header */
-      bpf_probe_read_kernel(h->l4, 8, l3 + 40);
+      bpf_probe_read_kernel(h->l4, sizeof(h->l4), l3 + 40);
       if (!(*(u16 *)&h->l4[2] & be16(0xFFF8))) {
         h->l3[6] = h->l4[0];
         l3_bytes = 48;
@@ -67,11 +67,11 @@ static __always_inline void get_headers(const u8 *l3, u16 protocol, struct heade
     }
   }
   if (protocol != be16(ETH_P_ARP))
-    bpf_probe_read_kernel(h->l4, 8, l3 + l3_bytes);
+    bpf_probe_read_kernel(h->l4, sizeof(h->l4), l3 + l3_bytes);
 }
 
 /* What NAT and forwarding leave alone, to tell a packet from the next one at the same address: the IPv4 id, the transport
- * and of its header ICMP's type, code and sequence, TCP's sequence, UDP's length. Never 0. */
+ * and of its header ICMP's type, code and sequence, TCP's two numbers, UDP's length and the payload behind it. Never 0. */
 static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
   u64 identity = 1;
   if (protocol == be16(ETH_P_ARP))
@@ -81,9 +81,12 @@ static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
   if (protocol == be16(ETH_P_IP))
     identity |= (u64)*(u16 *)&h->l3[4] << 48;
   if (transport == IPPROTO_TCP)
-    return identity | (u64)*(u32 *)&h->l4[4] << 8;
-  if (transport == IPPROTO_UDP)
-    return identity | (u64)*(u16 *)&h->l4[4] << 8;
+    return identity | (u64)(*(u32 *)&h->l4[4] + *(u32 *)&h->l4[8]) << 8;
+  if (transport == IPPROTO_UDP) {
+    u16 length = *(u16 *)&h->l4[4];
+    u32 payload = be16(length) >= 16 ? *(u32 *)&h->l4[8] + *(u32 *)&h->l4[12] : 0;
+    return identity | (u64)(length + payload) << 8;
+  }
   return identity | (u64)*(u16 *)&h->l4[0] << 24 | (u64)*(u16 *)&h->l4[6] << 8;
 }
 

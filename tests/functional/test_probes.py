@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from ipaddress import ip_address
 
 import pytest
 
@@ -18,7 +19,7 @@ from tracer.kernel.catalogue import CATALOGUE, Mechanism
 from tracer.model import layout
 from tracer.model.selection import Selection
 
-FLAGS = ("-DTYPED", *probes.selection_flags(Selection(4, "icmp", 1, ())))
+FLAGS = ("-DTYPED", *probes.selection_flags(Selection(4, "icmp", 1, (), ip_address("192.0.2.1"))))
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +50,7 @@ def test_clang_s_words_reach_the_user() -> None:
         from tracer.kernel.btf import Btf
         source = compiler._source
         compiler._source = lambda name: source(name) + "int on_wrong(u64 *ctx) { return nonsense; }"
-        compiler.compile_program(Btf(), probes.selection_flags(Selection(4, "icmp", 1, ())))
+        compiler.compile_program(Btf(), probes.selection_flags(Selection(4, "icmp", 1, (), ip_address("192.0.2.1"))))
     """)
     assert done.returncode != 0
     assert "use of undeclared identifier 'nonsense'" in done.stderr
@@ -102,7 +103,7 @@ def test_no_tracepoint_at_all_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(probes.syscall, "load_program", refuse)
     with pytest.raises(UserError, match="lets no tracepoint program load"):
-        probes.Probes(Selection(4, "icmp", 1, ()))
+        probes.Probes(Selection(4, "icmp", 1, (), ip_address("192.0.2.1")))
 
 
 def test_every_required_probe_has_a_fallback() -> None:

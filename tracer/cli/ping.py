@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import click
+from click.core import ParameterSource
 
 
 def _finite(_context: click.Context, option: click.Parameter, value: float) -> float:
@@ -48,6 +49,10 @@ def ping(context: click.Context, source: str, destination: str, count: int | Non
     """
     if sum((tcp is not None, udp is not None, arp)) > 1:
         raise click.UsageError("--tcp, --udp and --arp exclude each other: give one.", context)
+    if arp and (ttl is not None or context.get_parameter_source("size") is not ParameterSource.DEFAULT):
+        raise click.UsageError("--arp has neither a payload nor a time to live: leave out -s and -t.", context)
+    if tcp is not None and context.get_parameter_source("size") is not ParameterSource.DEFAULT:
+        raise click.UsageError("A TCP SYN has no payload: leave out -s.", context)
     if only_v4 and only_v6:
         raise click.UsageError("-4 and -6 exclude each other: give one.", context)
     from tracer.cli.session import Plan, Session

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import count as counter
 
 from tracer import __version__
 from tracer.errors import ExitStatus, UserError
@@ -20,7 +19,7 @@ from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes, require_root
 from tracer.model.journey import Journey, Result
 from tracer.model.report import Failure, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
-from tracer.model.selection import Selection
+from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
 from tracer.topology.host import Host
@@ -132,8 +131,9 @@ class Session:
         self._sender = source_address(self._source, self._destination)
         on_the_way = addresses_on_the_way(self._source, self._destination, self._sender, topology)
         transport = self._plan.transport
-        token = free_base_port(self._source.path) if transport in ("tcp", "udp") else secrets.randbelow(0xFFFF) + 1
-        selection = Selection(address.version, transport, token, tuple(on_the_way))
+        port = self._plan.port
+        token = free_base_port(self._source.path, port) if port else secrets.randbelow(0xFFFF) + 1
+        selection = Selection(address.version, transport, token, tuple(on_the_way), address, port, self._sender)
         with ExitStack() as stack:
             probes = stack.enter_context(Probes(selection))
             for namespace in topology.namespaces.values():
@@ -185,25 +185,29 @@ class Session:
                 signal.signal(number, handler)
 
     def _loop(self, probes: Probes, prober: Prober, assembler: Assembler) -> None:
-        sequence = counter(1)
+        seq = 1  # of the next one to send
         next_send = last_swept = time.monotonic()
         remaining = self._plan.count
         while not self._interrupted and (remaining is None or remaining > 0 or self._waiting):
             now = time.monotonic()
-            if (remaining is None or remaining > 0) and now >= next_send:
+            held = self._plan.port is not None and seq - PORTS in self._waiting  # its source port still waits
+            if (remaining is None or remaining > 0) and now >= next_send and not held:
                 probes.arm()
-                self._send(next(sequence), prober, assembler)
+                self._send(seq, prober, assembler)
+                seq += 1
                 next_send = max(next_send + self._plan.interval, now)  # no burst after a stall
                 remaining = None if remaining is None else remaining - 1
             pause = POLL_S if remaining == 0 or self._waiting else RELOOK_S
-            wait_ms = int(1000 * (pause if remaining == 0 else max(0.0, min(pause, next_send - now))))
+            wait_ms = int(1000 * (pause if remaining == 0 or held else max(0.0, min(pause, next_send - now))))
             self._collect(probes, prober, assembler, wait_ms)
             self._look_again(probes, assembler)
-            for seq, sent in list(self._waiting.items()):
+            for waiting, sent in list(self._waiting.items()):
                 now_ns = time.monotonic_ns()
-                done = assembler.settled(seq, now_ns) or now_ns - sent > self._plan.timeout * 1e9
+                done = assembler.settled(waiting, now_ns) or now_ns - sent > self._plan.timeout * 1e9
                 if done and not self._puzzling(assembler):
-                    self._tell(seq, assembler)
+                    prober.finish(waiting)  # its packets are on their way when this returns
+                    assembler.feed(probes.read(0))
+                    self._tell(waiting, assembler)
             if now - last_swept > SWEEP_S:
                 last_swept = now
                 self._show(assembler.late(self._waiting, time.monotonic_ns()), assembler)

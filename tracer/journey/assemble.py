@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer.journey.ends import Seen, conclude
-from tracer.journey.headers import ECHO_REPLY, ECHO_REQUEST, is_question
+from tracer.journey.headers import decode, is_question
 from tracer.journey.hops import HopReader
+from tracer.journey.meaning import meaning
 from tracer.journey.tracks import Track, Tracks
-from tracer.model.journey import Hop, Journey, Packet, Result, Stage
+from tracer.model.journey import End, Hop, Journey, Result, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch, Machine
-from tracer.model.selection import PORTS, Selection
+from tracer.model.selection import Selection
 from tracer.model.topology import LinkKey, Topology
 
 GRACE_NS = 20_000_000
@@ -22,8 +23,8 @@ LATE_NS = 10_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a packet is to the run."""
+class About:
+    """What a packet is to the run, and which probe it belongs to."""
 
     kind: str  # Journey.kind
     seq: int | None
@@ -70,7 +71,7 @@ class Assembler:
 
     def answered(self, seq: int) -> None:
         """The sender's socket has the answer to this probe."""
-        self._answered.add(self._key(seq))
+        self._answered.add(seq)
 
     def unknown(self) -> set[LinkKey]:
         """Devices that packets were seen at and that the topology does not have."""
@@ -80,56 +81,58 @@ class Assembler:
     def settled(self, seq: int, now: int) -> bool:
         """Can nothing more be learned about this probe? Its packets all ended, and the answer is in or cannot come.
 
-        `now`: CLOCK_MONOTONIC, ns. A drop is followed by an ICMP error, or is not: that takes a moment to know.
+        `now`: CLOCK_MONOTONIC, ns. A drop is followed by an ICMP error, or is not, and a socket may hold a datagram for
+        long: that takes a moment to know.
         """
-        mine = [t for t in self._originals() if self._meaning(t).seq == self._key(seq)]
-        if not mine or not all(t.ended and all(c.ended for c in t.copies) for t in mine):
-            return False
-        if self._key(seq) in self._answered:
-            return any(self._meaning(t).kind == "reply" for t in mine)
-        return all(t.events[-1].place == Place.DROP and now - t.seen > GRACE_NS for track in mine
-                   for t in (track, *track.copies) if self._meaning(track).kind != "error")
+        mine = [(self._about(t), t) for t in self._originals() if self._about(t).seq == seq]
+        kinds = {about.kind for about, _track in mine}
+        branches = [t for _about, track in mine for t in (track, *track.copies)]
+        quiet = bool(branches) and now - max(t.seen for t in branches) > GRACE_NS
+        if seq in self._answered:
+            if "reply" not in kinds or (self._selection.relay and not quiet):
+                return False
+            return quiet or all(t.ended for t in branches)
+        return quiet and all(t.ended and t.events[-1].place == Place.DROP for about, track in mine
+                             if about.kind != "error" for t in (track, *track.copies))
 
     def take(self, seq: int) -> list[Journey]:
         """The journeys of one probe, and of the neighbour lookups so far: in the order in which they began. They are
         told once."""
-        mine = [t for t in self._originals() if self._meaning(t).seq == self._key(seq)
-                or (self._meaning(t).kind == "arp" and t.ended and all(copy.ended for copy in t.copies))]
-        told = [journey for track in mine for journey in self._tell(track)]
-        self._answered.discard(self._key(seq))
+        mine = [t for t in self._originals() if self._about(t).seq == seq
+                or (self._about(t).kind == "arp" and t.ended and all(copy.ended for copy in t.copies))]
+        told = self._tell_all(mine)
+        self._answered.discard(seq)
         return told
 
     def late(self, waiting: Collection[int], now: int) -> list[Journey]:
         """What came after its probe was told, and what nobody heard of for long. `waiting`: probes yet to be told."""
-        keys = {self._key(seq) for seq in waiting}
-        mine = [t for t in self._originals() if self._meaning(t).seq not in keys
-                and (now - t.seen > LATE_NS or (t.ended and self._meaning(t).kind != "arp"))]
-        return [journey for track in mine for journey in self._tell(track)]
+        return self._tell_all([t for t in self._originals() if self._about(t).seq not in waiting
+                               and (now - t.seen > LATE_NS or (t.ended and self._about(t).kind != "arp"))])
 
     def rest(self) -> list[Journey]:
         """All that was not told yet."""
-        return [journey for track in self._originals() for journey in self._tell(track)]
+        return self._tell_all(self._originals())
 
-    def _meaning(self, track: Track) -> Meaning:
+    def _about(self, track: Track) -> About:
+        """As meaning(), with the probe's whole number: the newest with that key that was sent by then, or of all where the
+        packet does not tell."""
         what = meaning(track, self._selection)
-        if what.seq is not None and self._selection.transport in ("tcp", "udp"):
-            # the port tells the probe but for its multiples of PORTS: it is the newest one that was sent by then
-            full = next((seq for when, seq in reversed(self._sent) if when <= track.begun
-                         and self._selection.key(seq) == what.seq), None)
-            return Meaning(what.kind, full)
-        if what.kind != "arp" or self._selection.transport != "arp":
-            return what
-        # a lookup that is the probe itself has no number: it belongs to the newest probe before it
-        before = [seq for when, seq in self._sent if when <= track.begun]
-        kind = "request" if is_question(track.packet) else "reply"
-        return Meaning(kind, self._key(before[-1])) if before else what
-
-    def _key(self, seq: int) -> int:
-        """A probe's number as _meaning() has it."""
-        return seq if self._selection.transport in ("tcp", "udp") else self._selection.key(seq)
+        if what.kind == "arp":
+            return About(what.kind, None)
+        return About(what.kind, next((seq for when, seq in reversed(self._sent) if when <= track.begun
+                                      and what.key in (None, self._selection.key(seq))), None))
 
     def _originals(self) -> list[Track]:
         return [track for track in self._tracks.live if track.parent is None]
+
+    def _tell_all(self, tracks: list[Track]) -> list[Journey]:
+        return self._linked([journey for track in tracks for journey in self._tell(track)])
+
+    def _linked(self, journeys: list[Journey]) -> list[Journey]:
+        """A proxy's own packets are due to the request that it took in. That they are for this one among its clients'
+        follows from the time alone."""
+        relayed = {j.seq: j.id for j in journeys if j.end.result is Result.RELAYED}
+        return [replace(j, parent=relayed.get(j.seq)) if j.kind in ("relay", "relay_reply") else j for j in journeys]
 
     def _tell(self, track: Track) -> list[Journey]:
         """One packet: its main way, which may lead through a copy that a bridge made, and the other branches."""
@@ -170,14 +173,14 @@ class Assembler:
         address = packet.dst
         if packet.asked and packet.asking:
             address = packet.asked if is_question(packet) else packet.asking
-        if self._target is not None and self._meaning(track).kind == "request":
+        if self._target is not None and self._about(track).kind == "request":
             return self._target
         return self._tracks.topology.owner(address)
 
     def _journey(self, number: int, events: list[Event], routes: list[Event], track: Track, flooded: set[LinkKey],
                  parent: int | None) -> Journey:
         machine, topology = self._machine(), self._tracks.topology
-        what = self._meaning(track)
+        what = self._about(track)
         reader = HopReader(self._tracks, machine, flooded)
         hops = reader.read(events, routes)
         begun = reader.begun
@@ -185,49 +188,31 @@ class Assembler:
         seen = Seen(what.kind, what.seq in self._answered if what.seq is not None else None,
                     self._replied(what, netns), topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
-        if end.result is Result.DELIVERED:
+        if end.result is Result.DELIVERED and what.kind == "request":
+            end = self._relayed(end, events[-1], netns)
+        if end.result in (Result.DELIVERED, Result.RELAYED):
             hops.append(Hop(end.t_ns or 0, netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail,
                             inferred=end.inferred))
         goal = self._goal(track)
-        target = end.node if end.result is Result.DELIVERED else topology.node(goal) if goal else None
+        target = end.node if end.result in (Result.DELIVERED, Result.RELAYED) else topology.node(goal) if goal else None
         return Journey(
             id=number, packet=track.packet, hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
             seq=what.seq, source=topology.node(track.events[0].netns), target=target, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0)
 
-    def _replied(self, what: Meaning, netns: int) -> bool:
+    def _relayed(self, end: End, last: Event, netns: int) -> End:
+        """Was it delivered to the proxy that listens there? The proxy's is the namespace of the destination, and a packet
+        that a rule translated is not for it."""
+        relay, topology = self._selection.relay, self._tracks.topology
+        packet = decode(last.protocol, last.packet[:last.captured])
+        if relay is None or netns != self._target or packet.dport != self._selection.port:
+            return end
+        behind = topology.owner(str(relay.address))
+        whom = f"{topology.node(behind)}, " if behind else ""
+        return replace(end, result=Result.RELAYED, detail=f"{relay.program} (pid {relay.pid}) takes it, and connects to "
+                                                          f"{whom}{relay.address} port {relay.port} by itself")
+
+    def _replied(self, what: About, netns: int) -> bool:
         return what.kind == "request" and any(
-            self._meaning(t) == Meaning("reply", what.seq) and t.events[0].netns == netns for t in self._originals())
-
-
-def meaning(track: Track, selection: Selection) -> Meaning:
-    """What the track's packet is to the run."""
-    packet = track.packet
-    if packet.asked:
-        return Meaning("arp", None)
-    if packet.quoted:
-        return Meaning("error", _probe(packet.quoted, selection))
-    if packet.proto in ("tcp", "udp"):
-        if _offset(packet.sport, selection) is None:
-            return Meaning("reply", _probe(packet, selection))
-        opening = packet.proto == "udp" or packet.tcp_flags == "SYN"
-        return Meaning("request" if opening else "close", _probe(packet, selection))
-    if packet.icmp_type == ECHO_REQUEST.get(packet.proto):
-        return Meaning("request", packet.icmp_seq)
-    if packet.icmp_type == ECHO_REPLY.get(packet.proto):
-        return Meaning("reply", packet.icmp_seq)
-    return Meaning("other", None)
-
-
-def _offset(port: int | None, selection: Selection) -> int | None:
-    """The port's place among those of the run; None for one that is not of it."""
-    return port - selection.token if port is not None and 0 <= port - selection.token < PORTS else None
-
-
-def _probe(packet: Packet, selection: Selection) -> int | None:
-    """The key (Selection.key) of the probe that this packet is or answers."""
-    if packet.proto not in ("tcp", "udp"):
-        return packet.icmp_seq
-    offset = _offset(packet.sport, selection)
-    return _offset(packet.dport, selection) if offset is None else offset
+            self._about(t) == About("reply", what.seq) and t.events[0].netns == netns for t in self._originals())

@@ -20,6 +20,8 @@ RECEIVERS = {"icmp_rcv": "ICMP", "icmpv6_rcv": "ICMPv6", "arp_rcv": "ARP", "arp_
              "packet_recvmsg": "a packet socket", "udp_recvmsg": "a UDP socket",
              "udpv6_recvmsg": "a UDP socket", "tcp_recvmsg": "a TCP socket", "udp_rcv": "UDP", "tcp_v4_rcv": "TCP",
              "tcp_v6_rcv": "TCP"}
+# What keeps a packet until a program reads it: freed then, it was delivered when it was last seen.
+KEEPERS = ("a raw socket", "a ping socket", "a packet socket", "a UDP socket", "a TCP socket")
 # The machinery of freeing, which says nothing of the place.
 FREEING = ("kfree_skb", "consume_skb", "sk_skb_reason_drop", "__kfree_skb", "kfree_skb_reason", "kfree_skb_list_reason")
 NO_REASONS = "this kernel gives no reasons"  # before Linux 5.17
@@ -86,6 +88,8 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     arrived = any(e.netns == last.netns or not last.netns for e in events
                   if e.place == Place.RECEIVE or (e.place == Place.HOOK and HOOKS[e.hook] in ("prerouting", "input")))
     if receiver and arrived and (last.place == Place.CONSUME or taken):
+        if receiver in KEEPERS and hops:
+            took = hops[-1].t_ns
         return End(Result.DELIVERED, node, device, Stage.DELIVER, detail=_delivered(last, receiver, seen), t_ns=took)
     if where == "inet_frag_reasm_prepare" and (seen.answered or seen.replied):
         # what IPv6 fragments are put together to passes no hook on its way to its protocol
@@ -116,7 +120,7 @@ def _delivered(event: Event, receiver: str, seen: Seen) -> str:
     if packet.asked:
         receiver = "ARP" if packet.proto == "arp" else "neighbour discovery"
         if not is_question(packet):
-            return f"{receiver}, answer taken in"
+            return f"{receiver}, answer taken in" + (f": {packet.asked} is at {packet.told}" if packet.told else "")
         return f"{receiver}, {packet.asked} {'is' if seen.where and seen.where.has(packet.asked) else 'is not'} its own"
     if packet.quoted:
         return f"{receiver} error, taken in"

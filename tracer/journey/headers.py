@@ -14,6 +14,7 @@ ECHO_REQUEST = {"icmp": 8, "icmpv6": 128}
 ECHO_REPLY = {"icmp": 0, "icmpv6": 129}
 TCP_FLAGS = ((2, "SYN"), (1, "FIN"), (4, "RST"), (8, "PSH"), (16, "ACK"))
 SOLICITATION, ADVERTISEMENT = 135, 136  # ICMPv6: IPv6's ARP
+TARGET_MAC = b"\2\1"  # the option's type and length, RFC 4861 4.6.1; the first that is sent
 
 
 def _u16(data: bytes, at: int) -> int | None:
@@ -28,7 +29,8 @@ def decode(protocol: int, data: bytes, length: int | None = None) -> Packet:
     if protocol == ARP and len(data) >= 28:
         sender, target = str(IPv4Address(data[14:18])), str(IPv4Address(data[24:28]))
         asked, asking = (target, sender) if _u16(data, 6) == 1 else (sender, target)
-        return Packet(0, "arp", sender, target, length or 28, arp_op=_u16(data, 6), asked=asked, asking=asking)
+        return Packet(0, "arp", sender, target, length or 28, arp_op=_u16(data, 6), asked=asked, asking=asking,
+                      told=mac(data[8:14]) if _u16(data, 6) == 2 else None)
     if protocol == IPV4 and len(data) >= 20:
         return _transport(4, data[9], str(IPv4Address(data[12:16])), str(IPv4Address(data[16:20])),
                           _u16(data, 2) or 0, data[8], data[(data[0] & 15) * 4:])
@@ -52,7 +54,8 @@ def _transport(family: int, number: int, src: str, dst: str, length: int, ttl: i
     quoted = decode(IPV4 if family == 4 else IPV6, data[8:]) if kind in ERRORS[proto] else None
     if proto == "icmpv6" and kind in (SOLICITATION, ADVERTISEMENT) and len(data) >= 24:
         return Packet(family, proto, src, dst, length, ttl=ttl, icmp_type=kind, icmp_code=data[1],
-                      asked=str(IPv6Address(data[8:24])), asking=src if kind == SOLICITATION else dst)
+                      asked=str(IPv6Address(data[8:24])), asking=src if kind == SOLICITATION else dst,
+                      told=mac(data[26:32]) if kind == ADVERTISEMENT and data[24:26] == TARGET_MAC else None)
     echo = kind in (ECHO_REQUEST[proto], ECHO_REPLY[proto])
     return Packet(family, proto, src, dst, length, ttl=ttl, icmp_type=kind, icmp_code=data[1], quoted=quoted,
                   icmp_id=_u16(data, 4) if echo else None, icmp_seq=_u16(data, 6) if echo else None)

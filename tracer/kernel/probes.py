@@ -24,7 +24,7 @@ from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.model.layout import EVENT, STACK, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection
-from tracer.model.topology import Namespace
+from tracer.model.topology import Address, Namespace
 from tracer.topology import netns
 
 ETH_P = {4: 0x0800, 6: 0x86DD}
@@ -52,7 +52,8 @@ class Probes:
         require_root()
         self._version = selection.version
         self._flags = selection_flags(selection)
-        self._addresses = [address.packed.ljust(16, b"\0") for address in selection.addresses]
+        self._addresses = [_key(address) for address in selection.addresses]
+        self._ends = selection_ends(selection)
         self._records: list[bytes] = []
         self._symbols: dict[int, str] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
@@ -151,6 +152,7 @@ class Probes:
                 continue
             program = compile_program(self._btf, (*flags, *self._flags, *ways[way]))
             program.write_keys("addresses", self._addresses)
+            program.write_keys("ends", self._ends)
             program.open_ring("events", self._records.append)
             try:
                 for probe in CATALOGUE:
@@ -256,8 +258,21 @@ def selection_flags(selection: Selection) -> tuple[str, ...]:
     version = selection.version
     flags = {"PROTOCOL": socket.htons(ETH_P[version]), "NEIGHBOR": socket.htons(ETH_P_ARP) if version == 4 else 0,
              "TRANSPORT": TRANSPORTS.get(selection.transport, ICMP[version]), "TRANSPORT_AT": TRANSPORT_AT[version],
-             "ERRORS": ICMP[version], "OWN_PID": os.getpid(), "TOKEN": selection.token, "TOKEN_PORTS": PORTS}
+             "ERRORS": ICMP[version], "OWN_PID": os.getpid(), "TOKEN": selection.token, "TOKEN_PORTS": PORTS,
+             "RELAY_PID": selection.relay.pid if selection.relay else 0, "ANY_SENDER": int(selection.sender is None)}
     return tuple(f"-D{name}={value}" for name, value in flags.items())
+
+
+def selection_ends(selection: Selection) -> list[bytes]:
+    """Keys of the map `ends` of bpf/filter.h."""
+    found = [(selection.destination, selection.port or selection.token)]
+    found += [(selection.sender, 0)] if selection.sender else []
+    found += [(selection.relay.address, selection.relay.port)] if selection.relay else []
+    return [_key(address) + struct.pack("=I", port) for address, port in found]
+
+
+def _key(address: Address) -> bytes:
+    return address.packed.ljust(16, b"\0")
 
 
 def _variant(code: bytes, value: int) -> bytes:

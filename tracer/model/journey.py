@@ -59,6 +59,7 @@ class Packet:
     arp_op: int | None = None  # 1 request, 2 reply
     asked: str | None = None  # the address whose MAC an ARP packet or a neighbour solicitation or advertisement is about
     asking: str | None = None  # who wants to know
+    told: str | None = None  # the MAC that an ARP reply or a neighbour advertisement tells
     ttl: int | None = None  # or hop limit
     quoted: Packet | None = None  # the packet that an ICMP error is about
 
@@ -186,8 +187,9 @@ class Journey:
     packet: Packet
     hops: tuple[Hop, ...]
     end: End
-    kind: str  # "request", "reply", "error" (an ICMP error about the probe), "close" (of a half-open TCP connection),
-    # "arp" (or neighbour discovery), "copy" (of another), "other"
+    kind: str  # "request", "reply", "error" (an ICMP error about the probe), "ack" and "close" (what else belongs to a
+    # TCP connection), "relay" and "relay_reply" (a userland proxy's own request for it, and the answer), "arp" (or
+    # neighbour discovery), "copy" (of another), "other"
     seq: int | None = None  # the probe that it belongs to
     source: str | None = None  # node that sent it
     target: str | None = None  # node that has the destination address; None where nobody known has it

@@ -10,16 +10,28 @@ PORTS = 64  # source ports of a run; their first one is a multiple of this
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The probes of one sender, their answers, errors about them, and neighbour lookups.
+class Relay:
+    """A userland proxy that takes the probes in and opens a connection of its own for each."""
 
-    A probe or its answer has one of `addresses` as source or destination; a neighbour lookup is between two of them.
-    """
+    pid: int
+    program: str  # "docker-proxy"
+    address: Address  # whom it connects to
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The probes of one sender to one destination, whatever translates them; their answers, errors about them, neighbour
+    lookups between two of `addresses`, and what a proxy makes of them."""
 
     version: int  # IP: 4 or 6
     transport: str  # "icmp" (ICMPv6 too), "tcp", "udp", or "arp" (neighbour discovery too)
     token: int  # tells this run's packets from others': the ICMP identifier, or the first of PORTS source ports
     addresses: tuple[Address, ...]
+    destination: Address
+    port: int | None = None  # of TCP and UDP
+    sender: Address | None = None  # None: the kernel had no route to choose it by
+    relay: Relay | None = None
 
     def key(self, seq: int) -> int:
         """What is left of a probe's number in its packets."""

@@ -14,13 +14,14 @@ FIRST, LAST = 32768, 60992  # of the blocks: within the kernel's own range of ep
 _KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
-def free_base_port(namespace: str) -> int:
-    """The first port of a block, chosen at random, of which nobody in the namespace uses one, neither TCP nor UDP."""
-    return in_namespace(namespace, _free)
+def free_base_port(namespace: str, asked: int = 0) -> int:
+    """The first port of a block, chosen at random, of which nobody in the namespace uses one, neither TCP nor UDP. The port
+    that is asked is not in it: a packet's direction shows by which of its ports is."""
+    return in_namespace(namespace, lambda: _free(asked))
 
 
-def _free() -> int:
-    bases = list(range(FIRST, LAST + 1, PORTS))
+def _free(asked: int) -> int:
+    bases = [base for base in range(FIRST, LAST + 1, PORTS) if not base <= asked < base + PORTS]
     secrets.SystemRandom().shuffle(bases)
     for base in bases:
         try:
@@ -57,10 +58,20 @@ def _bind_block(base: int, kind: socket.SocketKind) -> list[socket.socket]:
     bound: list[socket.socket] = []
     try:
         for port in range(base, base + PORTS):
-            bound.append(_any_address(kind))
-            bound[-1].bind(("", port))
+            bound.append(reserve_port(port, kind))
     except BaseException:
         release(bound)
+        raise
+    return bound
+
+
+def reserve_port(port: int, kind: socket.SocketKind) -> socket.socket:
+    """OSError where somebody has it."""
+    bound = _any_address(kind)
+    try:
+        bound.bind(("", port))
+    except OSError:
+        bound.close()
         raise
     return bound
 

@@ -35,6 +35,9 @@ class Prober(ABC):
     def send(self, seq: int) -> int | SendFailure:
         """Send one probe. Returns CLOCK_MONOTONIC just before, in ns."""
 
+    def finish(self, seq: int) -> None:  # noqa: B027
+        """All is known about this probe: let go what is held for it."""
+
     @abstractmethod
     def receive(self) -> list[Answer]:
         """What has arrived about our probes. Does not block."""

@@ -53,12 +53,13 @@ class SynProber(PortProber):
         return bool(struct.unpack_from("!I", head, 4)[0] == probe.token)
 
 
-def state_of(segment: bytes, sent: int) -> State | None:
-    """What the segment says of the port that a SYN with this sequence number went to; None if it is not about that SYN."""
+def state_of(segment: bytes, sent: int | None) -> State | None:
+    """What the segment says of the port that a SYN with this sequence number (None: any) went to; None if it is not about
+    that SYN."""
     if len(segment) < 20:
         return None
     acknowledged, flags = struct.unpack_from("!IxB", segment, 8)
-    if not flags & _ACK or acknowledged != (sent + 1) & 0xFFFFFFFF:
+    if not flags & _ACK or (sent is not None and acknowledged != (sent + 1) & 0xFFFFFFFF):
         return None
     if flags & _RST:
         return "refused"
