@@ -1,6 +1,7 @@
 """A real Docker engine for the tests, with its network in a namespace of its own.
 
     c1, c2 -- docker0 172.17.0.1 -- [host: eth0 198.51.100.2] -- [wan: eth0 198.51.100.1, lo 203.0.113.1]
+              docker0 fd00:17::1          eth0 2001:db8::2           eth0 2001:db8::1, lo 2001:db8:1::1
 
 Only network namespaces are separate; nothing of the machine's own engine or network is touched. Every name and the
 data folder carry the pid of the process that started the engine, so that the next one can clear up after a `kill -9`.
@@ -27,6 +28,8 @@ NETNS = Path("/run/netns")
 OURS = re.compile(r"dnt(\d+)-[a-z0-9-]+")  # labs of tests are named like this, too
 TOOLS = ("sh", "sleep", "ping", "wget", "nc", "ip", "route", "arp", "httpd", "cat", "ls", "kill", "true", "false")
 KEY = "deprecated-key-path"  # a setting of the daemon
+# Engines before 27 take ip6tables for an experiment; later ones have it on.
+IPV6 = {"ipv6": True, "fixed-cidr-v6": "fd00:17::/64", "ip6tables": True, "experimental": True}
 START_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -132,9 +135,11 @@ def make_network(name: str) -> None:
                  f"link add eth0 netns {host} type veth peer name eth0 netns {wan}",
                  f"-n {host} addr add 198.51.100.2/24 dev eth0", f"-n {wan} addr add 198.51.100.1/24 dev eth0",
                  f"-n {wan} addr add 203.0.113.1/32 dev lo",
+                 f"-n {host} addr add 2001:db8::2/64 dev eth0 nodad", f"-n {wan} addr add 2001:db8::1/64 dev eth0 nodad",
+                 f"-n {wan} addr add 2001:db8:1::1/128 dev lo",
                  f"-n {host} link set lo up", f"-n {host} link set eth0 up",
                  f"-n {wan} link set lo up", f"-n {wan} link set eth0 up",
-                 f"-n {host} route add default via 198.51.100.1"):
+                 f"-n {host} route add default via 198.51.100.1", f"-n {host} route add default via 2001:db8::1"):
         done = subprocess.run(["ip", *line.split()], text=True, capture_output=True)
         if done.returncode:
             raise RuntimeError(f"ip {line}: {done.stderr.strip()}")
@@ -150,7 +155,8 @@ def start_daemon(engine: Engine) -> None:
     program = shutil.which("dockerd", path=env["PATH"])
     assert program
     # Engines before 25 write a key to /etc/docker unless told another place; later ones refuse a setting they do not know.
-    settings = {KEY: f"{home}/key.json"} if KEY.encode() in Path(program).read_bytes() else {}
+    settings: dict[str, Any] = {KEY: f"{home}/key.json"} if KEY.encode() in Path(program).read_bytes() else {}
+    settings |= IPV6
     config.write_text(json.dumps(settings))
     command = [program, f"--config-file={config}", f"--data-root={home}/data", f"--exec-root={home}/exec",
                f"--host={engine.docker_host}", f"--pidfile={home}/dockerd.pid", "--shutdown-timeout=1"]

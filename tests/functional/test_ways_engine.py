@@ -8,7 +8,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace, Done
 from tests.functional.engine import Engine
-from tests.functional.way import Output, Row, arriving, from_host, leaving, read, switched, to_host
+from tests.functional.way import arriving, end, from_host, leaving, read, rewrites, routes, switched, to_host
 
 Ping = Callable[..., Done]
 
@@ -32,19 +32,6 @@ def web(engine: Engine) -> Iterator[str]:
     yield "br-" + engine.docker("network", "inspect", "-f", "{{.Id}}", "web")[:12]
     engine.remove("c3")
     engine.docker("network", "rm", "web")
-
-
-def rewrites(journey: Row) -> list[tuple[str, dict[str, list[str]]]]:
-    return [(hop["stage"], {k: v for k, v in hop["rewrite"].items() if v}) for hop in journey["hops"] if hop["rewrite"]]
-
-
-def routes(journey: Row) -> list[tuple[str, str]]:
-    return [(hop["node"], hop["detail"]) for hop in journey["hops"] if hop["route"]]
-
-
-def end(output: Output, kind: str) -> tuple[str, str, str | None]:
-    found = output.only(kind)["end"]
-    return found["result"], found["node"], found["reason"]
 
 
 def test_container_to_container(ping: Ping) -> None:

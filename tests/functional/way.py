@@ -72,3 +72,23 @@ def to_host(source: str, bridge: str = "docker0") -> list[str]:
 def from_host(target: str, bridge: str = "docker0") -> list[str]:
     return [f"host {bridge} route", f"host {bridge} output", f"host {bridge} postrouting", f"host {bridge} egress nic",
             f"host {bridge} l2_forward switch", f"host veth>{target} egress", *arriving(target)]
+
+
+def rewrites(journey: Row) -> list[tuple[str, dict[str, list[str]]]]:
+    return [(hop["stage"], {k: v for k, v in hop["rewrite"].items() if v}) for hop in journey["hops"] if hop["rewrite"]]
+
+
+def routes(journey: Row) -> list[tuple[str, str]]:
+    return [(hop["node"], hop["detail"]) for hop in journey["hops"] if hop["route"]]
+
+
+def end(output: Output, kind: str) -> tuple[str, str, str | None]:
+    found = output.only(kind)["end"]
+    return found["result"], found["node"], found["reason"]
+
+
+def without_hooks(way: list[str], node: str) -> list[str]:
+    """Less the netfilter hooks of this node: they are watched only from when a packet was seen there, which may be between
+    two packets of the run."""
+    hooks = ("prerouting", "input", "forward", "output", "postrouting")
+    return [hop for hop in way if not (hop.startswith(f"{node} ") and hop.split()[2] in hooks)]

@@ -36,9 +36,11 @@ class HopReader:
         places = [event for event in events if event.place != Place.CONSUME and (
             event.place != Place.DROP or frozenset(own_frames(event.stack)) & SWITCHING)]
         ordered = sorted((*places, *routes), key=lambda event: event.time)
-        # a table without a row: policy rules, or IPv6's local table, led on to the next
-        events = [event for event, behind in zip(ordered, [*ordered[1:], None], strict=True)
-                  if not (behind and event.place == behind.place == Place.ROUTE and parse(event).error)]
+        events = []
+        for event in ordered:
+            while events and events[-1].place == event.place == Place.ROUTE and _asked_again(events[-1], event):
+                events.pop()
+            events.append(event)
         self.begun = self._start = events[0].time if events else first.time
         self._netns = first.netns
         at = 0
@@ -183,6 +185,14 @@ class HopReader:
 
     def _node(self, event: Event) -> str:
         return self._topology.node(event.netns)
+
+
+def _asked_again(event: Event, behind: Event) -> bool:
+    """A table without a row: policy rules, or IPv6's local table, led on to the next. And for an ICMPv6 error the kernel
+    asks the same two or three times, until its source is chosen."""
+    one, other = parse(event), parse(behind)
+    return bool(one.error) or (event.netns, event.ifindex, one.destination, one.gateway, one.table) == (
+        behind.netns, behind.ifindex, other.destination, other.gateway, other.table)
 
 
 def _same_hook(a: Event, b: Event) -> bool:

@@ -61,7 +61,7 @@ class Neighbor:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of `ip route show table all`, without the types that never carry a packet onwards."""
+    """One row of `ip route show table all`, without anycast."""
 
     destination: Network
     gateway: Address | None

@@ -162,7 +162,7 @@ def _neighbors(ip: Any) -> tuple[Neighbor, ...]:
 
 def _routes(ip: Any) -> tuple[Route, ...]:
     return tuple(route for row in ip.route("dump") if not row["flags"] & RTM_F_CLONED for route in _route(row)
-                 if route.kind not in ("multicast", "anycast"))
+                 if route.kind != "anycast")
 
 
 def _rules(ip: Any) -> tuple[PolicyRule, ...]:
