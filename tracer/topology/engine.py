@@ -60,14 +60,13 @@ class Engine:
 
     def networks(self) -> list[EngineNetwork]:
         """All networks, in one request; a second one for Podman, which names their devices in its own API only."""
-        rows = self._get("/networks")
+        rows = self._get("/networks") or []
+        podman = self._server.startswith("Libpod")
+        own = None
+        with suppress(EngineError):  # Podman 3 has another form of it
+            own = self._get("/v4.0.0/libpod/networks/json") if podman else None
         try:
-            if self._server.startswith("Libpod"):
-                try:
-                    return [_of_podman(row) for row in self._get("/v4.0.0/libpod/networks/json") or []]
-                except EngineError:  # of Podman 3, which has another form
-                    pass
-            return [_network(row) for row in rows or []]
+            return [_network(row, podman) for row in rows] if own is None else [_of_podman(row) for row in own]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EngineError("it answers something else than a list of networks") from error
 
@@ -176,10 +175,10 @@ def _ports(rows: Any) -> tuple[Published, ...]:
     return tuple(found)
 
 
-def _network(row: Any) -> EngineNetwork:
+def _network(row: Any, podman: bool) -> EngineNetwork:
     options, driver = row.get("Options") or {}, row.get("Driver") or ""
     ranges = (row.get("IPAM") or {}).get("Config") or []
-    device = options.get("com.docker.network.bridge.name") or f"br-{row['Id'][:12]}"
+    device = options.get("com.docker.network.bridge.name") or (None if podman else f"br-{row['Id'][:12]}")
     return EngineNetwork(
         id=row["Id"], name=row["Name"], driver=driver, device=device if driver == "bridge" else None,
         subnets=_subnets(r.get("Subnet") for r in ranges), gateways=_gateways(r.get("Gateway") for r in ranges),
