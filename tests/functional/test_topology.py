@@ -16,7 +16,7 @@ from tests.conftest import missing
 from tests.functional.engine import Engine
 from tests.functional.pinging import answers
 from tracer.errors import UserError
-from tracer.model.topology import BaseChain, LinkKey
+from tracer.model.topology import BaseChain, BridgePort, LinkKey, Published
 from tracer.topology import lab
 from tracer.topology.engine import find_engine
 from tracer.topology.host import Host
@@ -192,6 +192,31 @@ def test_a_namespace_that_is_gone(small: Host) -> None:
         read_namespace(place.path, "c3", {})
 
 
+def test_what_is_set_for_devices_ports_and_the_whole(small: Host) -> None:
+    path = lab.path("host")
+    topology = small.topology()
+    port = next(link for link in topology.namespaces[topology.host].links.values() if link.port)
+    assert port.port == BridgePort("forwarding", hairpin=False, isolated=False)
+    assert (port.carrier, port.operstate) == (True, "up")
+
+    def change() -> dict[str, str]:
+        for line in (f"bridge link set dev {port.name} hairpin on isolated on",
+                     "sysctl -qw net.ipv4.conf.docker0.rp_filter=2 net.ipv6.conf.docker0.forwarding=0",
+                     "sysctl -qw net.ipv4.conf.docker0.route_localnet=1 net.ipv4.icmp_echo_ignore_all=1",
+                     "ip link add dev eth0.100 type bridge", "sysctl -qw net.ipv4.conf.eth0/100.rp_filter=1"):
+            subprocess.run(line.split(), check=True)
+        printed = subprocess.run(["sysctl", "-a"], text=True, capture_output=True).stdout
+        return dict(line.split(" = ", 1) for line in printed.splitlines() if " = " in line)
+
+    kernels = in_namespace(path, change)
+    host = read_namespace(path, "host", {})
+    assert host.sysctls == {name: kernels[name] for name in host.sysctls}
+    assert host.sysctls["net.ipv4.conf.docker0.rp_filter"] == "2"
+    assert {"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.all.rp_filter",
+            "net.ipv4.conf.eth0/100.rp_filter"} <= host.sysctls.keys()
+    assert host.links[port.ifindex].port == BridgePort("forwarding", hairpin=True, isolated=True)
+
+
 # -- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +296,27 @@ def test_containers_and_their_veth_pairs(docker: Engine) -> None:
     assert owner.place.name == "c2"
     with pytest.raises(UserError, match=r'is called "c9": did you mean c1, c2\?'):
         host.find("c9")
+
+
+def test_networks_and_published_ports(docker: Engine) -> None:
+    docker.docker("network", "create", "--internal", "-o", "com.docker.network.bridge.enable_icc=false", "dark")
+    try:
+        host = at(docker)
+        topology = host.topology()
+        networks = {network.name: network for network in topology.networks}
+        assert networks["bridge"].device == "docker0"
+        dark = networks["dark"]
+        assert dark.device
+        device = topology.namespaces[topology.host].by_name(dark.device)
+        assert device is not None
+        assert {i.network for i in device.addresses if i.version == 4} == {n for n in dark.subnets if n.version == 4}
+        assert (dark.internal, dark.icc) == (True, False)
+        c2 = next(c for c in topology.containers if c.name == "c2")
+        assert Published("tcp", 80, ip_address("0.0.0.0"), 8080) in c2.ports
+        host.find("c2")
+        assert next(c for c in host.topology().containers if c.name == "c2").ports == c2.ports
+    finally:
+        docker.docker("network", "rm", "dark")
 
 
 def test_a_shared_namespace(docker: Engine) -> None:

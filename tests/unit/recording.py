@@ -105,8 +105,7 @@ def _typed(value: Any, kind: Any) -> Any:
     if origin is list:
         return [_typed(item, arguments[0]) for item in value]
     if origin is not None and issubclass(origin, Mapping):
-        return {arguments[0](key): _typed(item, arguments[1]) for key, item in value.items()} if origin is dict else \
-            {_typed(int(key), arguments[0]): _typed(item, arguments[1]) for key, item in value.items()}
+        return {arguments[0](key): _typed(item, arguments[1]) for key, item in value.items()}
     if kind is bytes:
         text, _, zeros = value.partition("+")
         return bytes.fromhex(text) + bytes(int(zeros))

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from tracer.errors import UserError
-from tracer.model.topology import Container
+from tracer.model.topology import Container, EngineNetwork
 from tracer.topology.directory import Claim, Directory
 from tracer.topology.engine import Engine, EngineError
 
@@ -37,6 +37,9 @@ class FakeEngine:
         if self.dead:
             raise EngineError("connection refused")
         return [replace(c, pid=0) for c in self.known]
+
+    def networks(self) -> list[EngineNetwork]:
+        return []
 
     def inspect(self, identity: str) -> Container | None:
         found = next((c for c in self.known if c.id == identity), None)

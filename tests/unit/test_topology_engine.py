@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tracer.errors import UserError
+from tracer.model.topology import EngineNetwork, Published
 from tracer.topology import engine as engine_module
 from tracer.topology.engine import Engine, EngineError, find_engine
 
@@ -28,6 +29,7 @@ class Server:
     path: str
     answers: dict[str, Any]
     closes: bool = False
+    server: str = "Docker/20.10.24+dfsg1 (linux)"
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ class Server:
         found = self.answers.get(path)
         body = found if isinstance(found, bytes) else json.dumps(found).encode()
         status = "200 OK" if path in self.answers else "404 Not Found"
-        return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        return f"HTTP/1.1 {status}\r\nServer: {self.server}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @pytest.fixture
@@ -107,6 +109,57 @@ def test_both_ip_versions_and_what_newer_engines_write_for_none(server: Server) 
     assert container.attachments[0].addresses == (IPv6Address("fd00:17::2"),)
     assert container.attachments[0].mac == "02:42:ac:11:00:02"
     assert container.network_mode == "default"
+
+
+def test_networks_in_one_request(server: Server) -> None:
+    server.answers["/networks"] = RECORDED["networks"]
+    networks = {network.name: network for network in client(server).networks()}
+    assert server.asked == ["/networks"]
+    assert networks["bridge"].device == "docker0"
+    assert networks["bridge"].subnets == (ip_network("172.17.0.0/16"),)
+    assert networks["bridge"].icc
+    web = networks["web"]
+    assert web == EngineNetwork(web.id, "web", "bridge", f"br-{web.id[:12]}", (ip_network("172.30.0.0/24"),),
+                                (ip_address("172.30.0.254"),), icc=False)
+    assert (networks["inside"].device, networks["inside"].internal) == ("inside0", True)
+    assert networks["six"].subnets == (ip_network("172.19.0.0/16"), ip_network("fd00:6::/64"))
+    assert [(n.driver, n.device, n.parent) for n in (networks["lan"], networks["vlan"], networks["host"])] == [
+        ("macvlan", None, "eth0"), ("ipvlan", None, "eth0"), ("host", None, None)]
+
+
+def test_podmans_networks(server: Server) -> None:
+    compatible = {"Name": "bridge", "Id": "2f" * 32, "Driver": "bridge", "Options": None, "IPAM": {"Config": None}}
+    server.server, server.answers["/networks"] = "Libpod/5.4.2 (linux)", [compatible]
+    assert client(server).networks() == [EngineNetwork("2f" * 32, "bridge", "bridge", None)]
+    server.answers["/v4.0.0/libpod/networks/json"] = [{  # as its API's description has it
+        "name": "podman", "id": "2f" * 32, "driver": "bridge", "network_interface": "podman0", "internal": False,
+        "subnets": [{"subnet": "10.88.0.0/16", "gateway": "10.88.0.1"}]}]
+    assert client(server).networks() == [EngineNetwork(
+        "2f" * 32, "podman", "bridge", "podman0", (ip_network("10.88.0.0/16"),), (ip_address("10.88.0.1"),))]
+
+
+def test_networks_of_something_else(server: Server) -> None:
+    assert client(server).networks() == []  # 404
+    server.answers["/networks"] = [{"Name": "x"}]
+    with pytest.raises(EngineError, match="something else than a list of networks"):
+        client(server).networks()
+
+
+def test_published_ports(server: Server) -> None:
+    c3 = next(row for row in RECORDED["list"] if "/c1" in row["Names"]) | {"Ports": RECORDED["ports"]["c3"]}
+    server.answers["/containers/json?all=1"] = [c3]
+    (listed,) = client(server).containers()
+    assert listed.ports[:3] == (
+        Published("udp", 53, ip_address("127.0.0.1"), 53), Published("tcp", 81, ip_address("0.0.0.0"), 8081),
+        Published("tcp", 81, ip_address("::"), 8081))
+    row = RECORDED["inspect"][c3["Id"]]
+    server.answers["/containers/c3/json"] = row | {
+        "NetworkSettings": row["NetworkSettings"] | {"Ports": RECORDED["inspected"]["c3"] | {"9/tcp": None}}}
+    inspected = client(server).inspect("c3")
+    assert inspected is not None
+    assert set(inspected.ports) == set(listed.ports)
+    server.answers["/containers/json?all=1"] = [c3 | {"Ports": RECORDED["ports"]["c4"]}]  # exposed, not published
+    assert client(server).containers()[0].ports == ()
 
 
 def test_a_name_cannot_leave_its_place_in_the_path(server: Server) -> None:

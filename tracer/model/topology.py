@@ -24,6 +24,15 @@ class LinkKey:
 
 
 @dataclass(frozen=True, slots=True)
+class BridgePort:
+    """What a bridge has set for one of its ports (`bridge -d link`)."""
+
+    state: str  # of the spanning tree: "disabled", "listening", "learning", "forwarding", "blocking"
+    hairpin: bool  # a frame may leave by the port that it came by
+    isolated: bool  # frames between isolated ports are not forwarded
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """One row of `ip link`, with its addresses."""
 
@@ -37,6 +46,9 @@ class Link:
     master: int | None  # ifindex of the bridge that it is a port of, in the same namespace
     peer: LinkKey | None  # the other end of a veth pair; None also where its namespace could not be found
     addresses: tuple[Interface, ...] = ()
+    carrier: bool = True  # False: no cable, no port that is up, or the other end of the veth pair is down
+    operstate: str = "unknown"  # in the words of `ip link`, lower case: "up", "down", "lowerlayerdown", "dormant", ...
+    port: BridgePort | None = None  # of a bridge's port
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +119,7 @@ class Namespace:
     routes: tuple[Route, ...] = ()
     rules: tuple[PolicyRule, ...] = ()
     chains: tuple[BaseChain, ...] | None = None  # None: could not be read
+    sysctls: Mapping[str, str] = field(default_factory=dict)  # of those that decide a packet's way, as `sysctl` names them
 
     def by_name(self, device: str) -> Link | None:
         return next((link for link in self.links.values() if link.name == device), None)
@@ -135,6 +148,32 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """A container's port that its engine publishes at the host (`docker port`)."""
+
+    protocol: str  # "tcp", "udp", "sctp"
+    container_port: int
+    host_ip: Address | None  # None: all of the host's addresses, in an engine that names none
+    host_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNetwork:
+    """A network as its engine describes it (`docker network inspect`)."""
+
+    id: str  # whole
+    name: str  # "bridge", "web", ...
+    driver: str  # "bridge", "macvlan", "ipvlan", "overlay", "host", "null", ...
+    device: str | None  # the bridge's name on the host; None where the driver has none, or the engine does not tell
+    subnets: tuple[Network, ...] = ()
+    gateways: tuple[Address, ...] = ()  # Docker leaves out what it chose by itself for some networks
+    internal: bool = False
+    icc: bool = True  # do containers on it reach each other?
+    masquerade: bool = True  # do packets from it leave with the host's address?
+    parent: str | None = None  # the host's device beneath macvlan or ipvlan
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     id: str  # whole
     name: str  # without the leading slash
@@ -142,6 +181,7 @@ class Container:
     state: str  # the engine's word: "running", "exited", "paused", ...
     network_mode: str  # HostConfig.NetworkMode: "bridge", "host", "none", "container:<id>", a network's name
     attachments: tuple[Attachment, ...] = ()
+    ports: tuple[Published, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +192,7 @@ class Topology:
     namespaces: Mapping[int, Namespace]
     names: Mapping[int, str] = field(default_factory=dict)  # inode -> name, also of namespaces that were not read
     containers: tuple[Container, ...] = ()
+    networks: tuple[EngineNetwork, ...] = ()
 
     def node(self, netns: int) -> str:
         """The namespace's name, or `netns:INODE` for one that has none."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import IntEnum
 
 from tracer.errors import UserError
-from tracer.model.topology import Container
+from tracer.model.topology import Container, EngineNetwork
 from tracer.topology.engine import Engine, EngineError
 from tracer.topology.netns import inode
 
@@ -39,6 +40,7 @@ class Directory:
         self._claims: dict[int, Claim] = {}
         self._named = named
         self._list: list[Container] | None = None
+        self._networks: list[EngineNetwork] | None = None
         self._again: dict[int, tuple[float, float]] = {}  # unknown inode -> (not before, next wait), monotonic seconds
         self._listed_at = float("-inf")
         self.named_namespaces()
@@ -70,6 +72,14 @@ class Directory:
                 except EngineError as error:
                     self.problem = str(error)
         return self._list
+
+    def networks(self) -> list[EngineNetwork]:
+        """The engine's networks, asked for once until refresh() asks anew; none if it does not tell them."""
+        if self._networks is None:
+            self._networks = []
+            with suppress(EngineError):
+                self._networks = self.engine.networks() if self.engine else []
+        return self._networks
 
     def container(self, word: str) -> Container | None:
         """The container of that name or id (four digits of it suffice), inspected. UserError if several fit."""
@@ -107,7 +117,7 @@ class Directory:
         if unknown in self.names or now < not_before or now - self._listed_at < RELIST:
             return unknown in self.names
         self._listed_at = now
-        self._list = self.problem = None
+        self._list = self._networks = self.problem = None
         self.named_namespaces()
         for container in self.containers():  # newest first: most likely the one that is asked for
             if unknown in self.names:

@@ -9,13 +9,14 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Mapping
-from ipaddress import ip_address
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from tracer.errors import UserError
-from tracer.model.topology import Address, Attachment, Container
+from tracer.model.topology import Address, Attachment, Container, EngineNetwork, Network, Published
 
 SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")  # asked in this order when no variable names one
 TIMEOUT = 3.0  # seconds for each connect and read: a hung engine must not hang the command
@@ -39,13 +40,14 @@ class Engine:
             self._connection = http.client.HTTPConnection(url.hostname, url.port or 2375, timeout=TIMEOUT)
         else:
             raise ValueError(address)
+        self._server = ""  # what it last called itself
 
     def containers(self) -> list[Container]:
         """All containers, stopped ones too, newest first, in one request. `pid` is 0 in each: the list has none."""
         rows = self._get("/containers/json?all=1")
         try:
             return [container for row in rows if (container := _listed(row))]
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EngineError("it answers something else than a list of containers") from error
 
     def inspect(self, identity: str) -> Container | None:
@@ -53,8 +55,20 @@ class Engine:
         row = self._get(f"/containers/{quote(identity, safe='')}/json")
         try:
             return _inspected(row) if row is not None else None
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EngineError("it answers something else than a container") from error
+
+    def networks(self) -> list[EngineNetwork]:
+        """All networks, in one request; a second one for Podman, which names their devices in its own API only."""
+        rows = self._get("/networks") or []
+        podman = self._server.startswith("Libpod")
+        own = None
+        with suppress(EngineError):  # Podman 3 has another form of it
+            own = self._get("/v4.0.0/libpod/networks/json") if podman else None
+        try:
+            return [_network(row, podman) for row in rows] if own is None else [_of_podman(row) for row in own]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EngineError("it answers something else than a list of networks") from error
 
     def connect(self) -> None:
         """EngineError if nothing listens at its address."""
@@ -76,6 +90,7 @@ class Engine:
                 # An engine closes connections that idle; a fresh one settles whether it is still there.
                 if attempt == 2 or isinstance(error, TimeoutError):
                     raise EngineError(_reason(error)) from error
+        self._server = answer.getheader("Server") or ""
         if answer.status == 404:
             return None
         if answer.status != 200:
@@ -137,14 +152,65 @@ def _listed(row: Any) -> Container | None:
         return None
     return Container(
         id=row["Id"], name=names[0], pid=0, state=row.get("State") or "unknown",
-        network_mode=(row.get("HostConfig") or {}).get("NetworkMode") or "default", attachments=_attachments(row))
+        network_mode=(row.get("HostConfig") or {}).get("NetworkMode") or "default", attachments=_attachments(row),
+        ports=tuple(Published(port["Type"], port["PrivatePort"], _address(port.get("IP")), port["PublicPort"])
+                    for port in row.get("Ports") or [] if port.get("PublicPort")))
 
 
 def _inspected(row: Any) -> Container:
     state = row.get("State") or {}
     return Container(
         id=row["Id"], name=row["Name"].lstrip("/"), pid=state.get("Pid") or 0, state=state.get("Status") or "unknown",
-        network_mode=(row.get("HostConfig") or {}).get("NetworkMode") or "default", attachments=_attachments(row))
+        network_mode=(row.get("HostConfig") or {}).get("NetworkMode") or "default", attachments=_attachments(row),
+        ports=_ports((row.get("NetworkSettings") or {}).get("Ports") or {}))
+
+
+def _ports(rows: Any) -> tuple[Published, ...]:
+    """{"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "81/tcp": None}"""
+    found = []
+    for key, places in rows.items():
+        port, _, protocol = key.partition("/")
+        found += [Published(protocol or "tcp", int(port), _address(place.get("HostIp")), int(place["HostPort"]))
+                  for place in places or [] if place.get("HostPort")]
+    return tuple(found)
+
+
+def _network(row: Any, podman: bool) -> EngineNetwork:
+    options, driver = row.get("Options") or {}, row.get("Driver") or ""
+    ranges = (row.get("IPAM") or {}).get("Config") or []
+    device = options.get("com.docker.network.bridge.name") or (None if podman else f"br-{row['Id'][:12]}")
+    return EngineNetwork(
+        id=row["Id"], name=row["Name"], driver=driver, device=device if driver == "bridge" else None,
+        subnets=_subnets(r.get("Subnet") for r in ranges), gateways=_gateways(r.get("Gateway") for r in ranges),
+        internal=bool(row.get("Internal")), icc=options.get("com.docker.network.bridge.enable_icc") != "false",
+        masquerade=options.get("com.docker.network.bridge.enable_ip_masquerade") != "false",
+        parent=options.get("parent") if driver in ("macvlan", "ipvlan") else None)
+
+
+def _of_podman(row: Any) -> EngineNetwork:
+    options, driver, ranges = row.get("options") or {}, row.get("driver") or "", row.get("subnets") or []
+    device = row.get("network_interface") or None
+    return EngineNetwork(
+        id=row["id"], name=row["name"], driver=driver, device=device if driver == "bridge" else None,
+        subnets=_subnets(r.get("subnet") for r in ranges), gateways=_gateways(r.get("gateway") for r in ranges),
+        internal=bool(row.get("internal")), masquerade=options.get("no_snat") not in ("true", "1"),
+        parent=device if driver in ("macvlan", "ipvlan") else None)
+
+
+def _subnets(texts: Iterable[Any]) -> tuple[Network, ...]:
+    found = []
+    for text in texts:
+        with suppress(ValueError):  # an empty string, or no address
+            found.append(ip_network(text, strict=False))
+    return tuple(found)
+
+
+def _gateways(texts: Iterable[Any]) -> tuple[Address, ...]:
+    found = []
+    for text in texts:
+        with suppress(ValueError):
+            found.append(ip_interface(text).ip)  # old engines write the prefix length, too
+    return tuple(found)
 
 
 def _attachments(row: Any) -> tuple[Attachment, ...]:
@@ -156,10 +222,11 @@ def _attachments(row: Any) -> tuple[Attachment, ...]:
 
 def _addresses(end: Any) -> tuple[Address, ...]:
     """A stopped container's addresses are empty strings, and Docker 29 writes "invalid IP" there."""
-    found = []
-    for key in ("IPAddress", "GlobalIPv6Address"):
-        try:
-            found.append(ip_address(end.get(key) or ""))
-        except ValueError:
-            continue
-    return tuple(found)
+    return tuple(filter(None, (_address(end.get(key)) for key in ("IPAddress", "GlobalIPv6Address"))))
+
+
+def _address(text: Any) -> Address | None:
+    try:
+        return ip_address(str(text))
+    except ValueError:
+        return None

@@ -208,7 +208,8 @@ class Host:
         read = {number: self._namespace(number) for number in wanted}
         containers = {c.id: c for c in self.directory.containers()} | self.directory.inspected
         return Topology(host=self.place.netns, namespaces={n: found for n, found in read.items() if found},
-                        names=dict(self.directory.names), containers=tuple(containers.values()))
+                        names=dict(self.directory.names), containers=tuple(containers.values()),
+                        networks=tuple(self.directory.networks()))
 
     def refresh(self, unknown: int) -> bool:
         """An event came from a namespace without a name: ask again, within limits. True if it has one now."""

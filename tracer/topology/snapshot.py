@@ -11,13 +11,25 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import rt_type
 
-from tracer.model.topology import Address, FdbEntry, Interface, Link, LinkKey, Namespace, Neighbor, PolicyRule, Route
+from tracer.model.topology import (
+    Address,
+    BridgePort,
+    FdbEntry,
+    Interface,
+    Link,
+    LinkKey,
+    Namespace,
+    Neighbor,
+    PolicyRule,
+    Route,
+)
 from tracer.topology.chains import read_chains
 from tracer.topology.netns import T, in_namespace, inode
 
@@ -29,6 +41,17 @@ NUD_STATES = {0x01: "INCOMPLETE", 0x02: "REACHABLE", 0x04: "STALE", 0x08: "DELAY
               0x80: "PERMANENT"}  # NOARP (0x40) and NONE are not neighbours: `ip neigh` leaves them out too
 NUD_PERMANENT = 0x80
 # What the kernel answers where no route leads on: no route, unreachable, prohibit, blackhole, throw.
+PORT_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")  # BR_STATE_*
+# Settings that decide a packet's way, by their files; those of single devices are in the links' own messages.
+SYSCTLS = (
+    "net.ipv4.ip_forward", "net.ipv4.icmp_echo_ignore_all", "net.ipv6.icmp.echo_ignore_all",
+    *(f"net.ipv4.conf.all.{name}" for name in ("forwarding", "rp_filter", "route_localnet", "arp_ignore")),
+    *(f"net.ipv6.conf.all.{name}" for name in ("forwarding", "disable_ipv6")),
+    *(f"net.bridge.bridge-nf-call-{name}" for name in ("iptables", "ip6tables", "arptables")),
+    "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max",
+)
+DEVICE_SYSCTLS = {"ipv4": ("forwarding", "rp_filter", "route_localnet", "arp_ignore"),
+                  "ipv6": ("forwarding", "disable_ipv6")}
 NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN}
 
 
@@ -41,9 +64,10 @@ def read_namespace(path: str, name: str, paths: Mapping[int, str]) -> Namespace:
 
     def read() -> Namespace:
         with IPRoute() as ip:
-            addresses = _addresses(ip)
-            return Namespace(inode=own, name=name, path=path, links=_links(ip, own, addresses, paths), fdb=_fdb(ip),
-                             neighbors=_neighbors(ip), routes=_routes(ip), rules=_rules(ip), chains=read_chains())
+            rows = list(ip.link("dump", ext_mask=RTEXT_FILTER_SKIP_STATS))
+            links = _links(ip, rows, own, _addresses(ip), paths)
+            return Namespace(inode=own, name=name, path=path, links=links, fdb=_fdb(ip), neighbors=_neighbors(ip),
+                             routes=_routes(ip), rules=_rules(ip), chains=read_chains(), sysctls=_sysctls(rows))
 
     return _run(path, read)
 
@@ -91,8 +115,8 @@ def _family(address: Address) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-def _links(ip: Any, own: int, addresses: Mapping[int, list[Interface]], paths: Mapping[int, str]) -> dict[int, Link]:
-    rows = list(ip.link("dump", ext_mask=RTEXT_FILTER_SKIP_STATS))
+def _links(ip: Any, rows: list[Any], own: int, addresses: Mapping[int, list[Interface]],
+           paths: Mapping[int, str]) -> dict[int, Link]:
     wanted = {row.get("link_netnsid") for row in rows if _kind(row) == "veth"} - {None}
     inodes = _inodes(ip, wanted, paths)
     links = {}
@@ -105,8 +129,39 @@ def _links(ip: Any, own: int, addresses: Mapping[int, list[Interface]], paths: M
         links[index] = Link(
             ifindex=index, name=row.get("ifname"), kind=kind, mac=row.get("address"), mtu=row.get("mtu") or 0,
             up=bool(row["flags"] & IFF_UP), loopback=bool(row["flags"] & IFF_LOOPBACK), master=row.get("master"),
-            peer=peer, addresses=tuple(addresses.get(index, ())))
+            peer=peer, addresses=tuple(addresses.get(index, ())), carrier=row.get("carrier") != 0,
+            operstate=(row.get("operstate") or "unknown").lower(), port=_port(row))
     return links
+
+
+def _port(row: Any) -> BridgePort | None:
+    info = row.get("linkinfo")
+    data = info.get("slave_data") if info and info.get("slave_kind") == "bridge" else None
+    if data is None:
+        return None
+    state = data.get_attr("IFLA_BRPORT_STATE")
+    return BridgePort(state=PORT_STATES[state] if state in range(len(PORT_STATES)) else str(state),
+                      hairpin=bool(data.get_attr("IFLA_BRPORT_MODE")), isolated=bool(data.get_attr("IFLA_BRPORT_ISOLATED")))
+
+
+def _sysctls(rows: list[Any]) -> dict[str, str]:
+    """Of the calling thread's network namespace. A setting that this kernel does not have is left out."""
+    found = {}
+    for name in SYSCTLS:
+        try:
+            found[name] = Path("/proc/sys", name.replace(".", "/")).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+    for row in rows:
+        of_device = row.get("af_spec")
+        six = of_device.get("af_inet6") if of_device else None
+        values: dict[str, Any] = {"ipv4": of_device.get("af_inet") if of_device else None,
+                                  "ipv6": six.get("inet6_conf") if six else None}
+        device = row.get("ifname").replace(".", "/")  # as `sysctl` writes eth0.100
+        for version, names in DEVICE_SYSCTLS.items():
+            found |= {f"net.{version}.conf.{device}.{name}": str(values[version][name])
+                      for name in names if name in (values[version] or ())}
+    return found
 
 
 def _kind(row: Any) -> str | None:
