@@ -65,7 +65,8 @@ def test_the_lookup_that_the_ping_caused_is_a_journey_and_its_other_branch_a_cop
     assert recording.way(question) == ["c1 eth0 egress", "host veth-c1 ingress", "host docker0 l2_flood",
                                        "host veth-c2 egress", "c2 eth0 ingress", "c2 - deliver"]
     assert question.end.detail == "ARP, 172.17.0.3 is its own"
-    assert (answer.source, answer.target, answer.end.detail) == ("c2", "c1", "ARP, answer taken in: 172.17.0.3 is at 02:42:ac:11:00:03")
+    assert (answer.source, answer.target) == ("c2", "c1")
+    assert answer.end.detail == "ARP, answer taken in: 172.17.0.3 is at 02:42:ac:11:00:03"
     (copy,) = [j for j in journeys if j.kind == "copy"]
     assert copy.parent == question.id
     assert recording.way(copy) == ["host docker0 l2_local", "host - deliver"]

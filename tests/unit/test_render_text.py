@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,250 +55,13 @@ def shown(journey: Journey, width: int | None = None, verbose: bool = False, cop
     return stream.getvalue().splitlines()
 
 
-AT_40 = """\
-c1 172.17.0.2 → c2 172.17.0.3, both
-   on docker0 (172.17.0.1/16)
-! not observed here: br_flood,
-   br_pass_frame_up (no kprobes here)
-c2 shares the namespace of c9.
+WIDTHS = (40, 80, 160, None)  # None: a pipe
 
-c1 asked for the MAC of c2 first: 3
-   hops, 61 µs
-#1 echo request  c1 → c2  84 bytes
-                      delivered in 47 µs
-   c1 eth0 egress                 0.0 µs
-     leaves the container
-   host vethf60c6b4 ingress      +3.4
-     other end of c1:eth0, port of
-     docker0
-   host docker0 prerouting       +9.1
-     raw · conntrack NEW · nat
-   host docker0 forward          +2.2
-     filter
-   host docker0 l2_forward       +0.6
-     as a SWITCH: to the port of c2 (fdb
-     02:42:ac:11:00:03)
-   host docker0 postrouting      +0.5
-     nat
-   host veth0df771b egress       +1.0
-     other end of c2:eth0
-   c2 eth0 ingress               +4.2
-     enters the container
-   c2 – deliver                 +26.0
-     ICMP echo, answered
 
-#1 echo request  c1 → c2  84 bytes
-           ✗ dropped in host after 16 µs
-   c1 eth0 egress                 0.0 µs
-     leaves the container
-   host vethf60c6b4 ingress      +3.4
-     other end of c1:eth0, port of
-     docker0
-   host docker0 prerouting       +9.1
-     raw · conntrack NEW · nat
-   host docker0 forward          +2.2
-     filter
-   host docker0 drop             +1.4
-✗ dropped in host docker0, at forward
-  (NETFILTER_DROP): by a rule of a chain
-  at this hook
+def screen(width: int | None) -> Path:
+    return Path(__file__).parent / "screens" / f"{width or 'pipe'}.txt"
 
-#1 echo request  c1 → c2  84 bytes
-   ? not seen again after host
-   vethf60c6b4
-   c1 eth0 egress                 0.0 µs
-     leaves the container
-   host vethf60c6b4 ingress      +3.4
-     other end of c1:eth0, port of
-     docker0
-? not seen again after host
-  vethf60c6b4 (ingress): no drop was
-  seen either
-! 3 events were lost in the kernel
-  while this packet travelled: a hop may
-  be missing above
 
-#1 echo request  c1 → 203.0.113.1  84
-   bytes
-              left by eth0 after 1.25 ms
-   c1 eth0 egress                 0.0 µs
-     leaves the container
- ~ host docker0 l2_local         +4.0
-     as a NIC: up into the host (from
-     what followed)
-   host eth0 input               +5.0
-     conntrack NEW
-   host eth0 output              +0.5
-     no tables here
-   host eth0 postrouting        +1.24 ms
-     conntrack NEW · inet fw · nat; src
-     172.17.0.2 → 198.51.100.2
- ~ not seen itself: concluded from
-   what was seen, as the line says
-
-3 sent, 1 answered, rtt 0.081 ms.
-docker0 was a NIC on the whole way:
-packets went through it into the host's
-own IP stack, or came out of it. br-web
-was both: a NIC, where packets went into
-the host's own IP stack or came out of
-it, and a switch, where it passed them
-from port to port.
-✗ #2: no answer within 1 s
-✗ #3: never left: no route to 10.9.0.1
-! 2 events were lost in the kernel: a
-  hop that is not shown may have
-  happened all the same.
-"""
-
-AT_80 = """\
-c1 172.17.0.2 → c2 172.17.0.3, both on docker0 (172.17.0.1/16)
-! not observed here: br_flood, br_pass_frame_up (no kprobes here)
-c2 shares the namespace of c9.
-
-c1 asked for the MAC of c2 first: 3 hops, 61 µs
-#1 echo request  c1 → c2  84 bytes                            delivered in 47 µs
-   c1    eth0         egress       leaves the container                   0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of         +3.4
-                                   docker0
-   host  docker0      prerouting   raw · conntrack NEW · nat             +9.1
-   host  docker0      forward      filter                                +2.2
-   host  docker0      l2_forward   as a SWITCH: to the port of c2 (fdb   +0.6
-                                   02:42:ac:11:00:03)
-   host  docker0      postrouting  nat                                   +0.5
-   host  veth0df771b  egress       other end of c2:eth0                  +1.0
-   c2    eth0         ingress      enters the container                  +4.2
-   c2    –            deliver      ICMP echo, answered                  +26.0
-
-#1 echo request  c1 → c2  84 bytes                 ✗ dropped in host after 16 µs
-   c1    eth0         egress       leaves the container                   0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of         +3.4
-                                   docker0
-   host  docker0      prerouting   raw · conntrack NEW · nat             +9.1
-   host  docker0      forward      filter                                +2.2
-   host  docker0      drop                                               +1.4
-✗ dropped in host docker0, at forward (NETFILTER_DROP): by a rule of a chain
-  at this hook
-
-#1 echo request  c1 → c2  84 bytes       ? not seen again after host vethf60c6b4
-   c1    eth0         egress       leaves the container                   0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of         +3.4
-                                   docker0
-? not seen again after host vethf60c6b4 (ingress): no drop was seen either
-! 3 events were lost in the kernel while this packet travelled: a hop may be
-  missing above
-
-#1 echo request  c1 → 203.0.113.1  84 bytes           left by eth0 after 1.25 ms
-   c1    eth0         egress       leaves the container                   0.0 µs
- ~ host  docker0      l2_local     as a NIC: up into the host (from      +4.0
-                                   what followed)
-   host  eth0         input        conntrack NEW                         +5.0
-   host  eth0         output       no tables here                        +0.5
-   host  eth0         postrouting  conntrack NEW · inet fw · nat; src   +1.24 ms
-                                   172.17.0.2 → 198.51.100.2
- ~ not seen itself: concluded from what was seen, as the line says
-
-3 sent, 1 answered, rtt 0.081 ms. docker0 was a NIC on the whole way: packets
-went through it into the host's own IP stack, or came out of it. br-web was
-both: a NIC, where packets went into the host's own IP stack or came out of it,
-and a switch, where it passed them from port to port.
-✗ #2: no answer within 1 s
-✗ #3: never left: no route to 10.9.0.1
-! 2 events were lost in the kernel: a hop that is not shown may have happened
-  all the same.
-"""
-
-AT_160 = """\
-c1 172.17.0.2 → c2 172.17.0.3, both on docker0 (172.17.0.1/16)
-! not observed here: br_flood, br_pass_frame_up (no kprobes here)
-c2 shares the namespace of c9.
-
-c1 asked for the MAC of c2 first: 3 hops, 61 µs
-#1 echo request  c1 → c2  84 bytes                                               delivered in 47 µs
-   c1    eth0         egress       leaves the container                                      0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
-   host  docker0      prerouting   raw · conntrack NEW · nat                                +9.1
-   host  docker0      forward      filter                                                   +2.2
-   host  docker0      l2_forward   as a SWITCH: to the port of c2 (fdb 02:42:ac:11:00:03)   +0.6
-   host  docker0      postrouting  nat                                                      +0.5
-   host  veth0df771b  egress       other end of c2:eth0                                     +1.0
-   c2    eth0         ingress      enters the container                                     +4.2
-   c2    –            deliver      ICMP echo, answered                                     +26.0
-
-#1 echo request  c1 → c2  84 bytes                                    ✗ dropped in host after 16 µs
-   c1    eth0         egress       leaves the container                                      0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
-   host  docker0      prerouting   raw · conntrack NEW · nat                                +9.1
-   host  docker0      forward      filter                                                   +2.2
-   host  docker0      drop                                                                  +1.4
-✗ dropped in host docker0, at forward (NETFILTER_DROP): by a rule of a chain at this hook
-
-#1 echo request  c1 → c2  84 bytes                          ? not seen again after host vethf60c6b4
-   c1    eth0         egress       leaves the container                                      0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
-? not seen again after host vethf60c6b4 (ingress): no drop was seen either
-! 3 events were lost in the kernel while this packet travelled: a hop may be missing above
-
-#1 echo request  c1 → 203.0.113.1  84 bytes                                    left by eth0 after 1.25 ms
-   c1    eth0         egress       leaves the container                                            0.0 µs
- ~ host  docker0      l2_local     as a NIC: up into the host (from what followed)                +4.0
-   host  eth0         input        conntrack NEW                                                  +5.0
-   host  eth0         output       no tables here                                                 +0.5
-   host  eth0         postrouting  conntrack NEW · inet fw · nat; src 172.17.0.2 → 198.51.100.2  +1.24 ms
- ~ not seen itself: concluded from what was seen, as the line says
-
-3 sent, 1 answered, rtt 0.081 ms. docker0 was a NIC on the whole way: packets went through it into the
-host's own IP stack, or came out of it. br-web was both: a NIC, where packets went into the host's own IP
-stack or came out of it, and a switch, where it passed them from port to port.
-✗ #2: no answer within 1 s
-✗ #3: never left: no route to 10.9.0.1
-! 2 events were lost in the kernel: a hop that is not shown may have happened all the same.
-"""
-
-PIPE = """\
-c1 172.17.0.2 → c2 172.17.0.3, both on docker0 (172.17.0.1/16)
-! not observed here: br_flood, br_pass_frame_up (no kprobes here)
-c2 shares the namespace of c9.
-
-c1 asked for the MAC of c2 first: 3 hops, 61 µs
-#1 echo request  c1 → c2  84 bytes  delivered in 47 µs
-   c1    eth0         egress       leaves the container                                      0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0                    +3.4
-   host  docker0      prerouting   raw · conntrack NEW · nat                                +9.1
-   host  docker0      forward      filter                                                   +2.2
-   host  docker0      l2_forward   as a SWITCH: to the port of c2 (fdb 02:42:ac:11:00:03)   +0.6
-   host  docker0      postrouting  nat                                                      +0.5
-   host  veth0df771b  egress       other end of c2:eth0                                     +1.0
-   c2    eth0         ingress      enters the container                                     +4.2
-   c2    –            deliver      ICMP echo, answered                                     +26.0
-
-#1 echo request  c1 → c2  84 bytes  ✗ dropped in host after 16 µs
-   c1    eth0         egress       leaves the container                     0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0   +3.4
-   host  docker0      prerouting   raw · conntrack NEW · nat               +9.1
-   host  docker0      forward      filter                                  +2.2
-   host  docker0      drop                                                 +1.4
-✗ dropped in host docker0, at forward (NETFILTER_DROP): by a rule of a chain at this hook
-
-#1 echo request  c1 → c2  84 bytes  ? not seen again after host vethf60c6b4
-   c1    eth0         egress       leaves the container                     0.0 µs
-   host  vethf60c6b4  ingress      other end of c1:eth0, port of docker0   +3.4
-? not seen again after host vethf60c6b4 (ingress): no drop was seen either
-! 3 events were lost in the kernel while this packet travelled: a hop may be missing above
-
-#1 echo request  c1 → 203.0.113.1  84 bytes  left by eth0 after 1.25 ms
-   c1    eth0         egress       leaves the container                                            0.0 µs
- ~ host  docker0      l2_local     as a NIC: up into the host (from what followed)                +4.0
-   host  eth0         input        conntrack NEW                                                  +5.0
-   host  eth0         output       no tables here                                                 +0.5
-   host  eth0         postrouting  conntrack NEW · inet fw · nat; src 172.17.0.2 → 198.51.100.2  +1.24 ms
- ~ not seen itself: concluded from what was seen, as the line says
-
-3 sent, 1 answered, rtt 0.081 ms. docker0 was a NIC on the whole way: packets went through it into the host's own IP stack, or came out of it. br-web was both: a NIC, where packets went into the host's own IP stack or came out of it, and a switch, where it passed them from port to port.
-✗ #2: no answer within 1 s
-✗ #3: never left: no route to 10.9.0.1
-! 2 events were lost in the kernel: a hop that is not shown may have happened all the same.
-"""
 FLOODED = """\
 #1 ARP request  c1 → c2  28 bytes  ✗ dropped in host after 11 µs
    c1    eth0     egress           0.0 µs
@@ -313,10 +77,10 @@ FLOODED = """\
 """
 
 
-@pytest.mark.parametrize(("width", "expected"), [(40, AT_40), (80, AT_80), (160, AT_160), (None, PIPE)],
-                         ids=["40", "80", "160", "pipe"])
-def test_to_the_character(width: int | None, expected: str) -> None:
-    assert run(width) == expected
+@pytest.mark.parametrize("width", WIDTHS)
+def test_to_the_character(width: int | None) -> None:
+    """After a change of words, `python -m tests.unit.test_render_text` writes the screens anew: read the difference."""
+    assert run(width) == screen(width).read_text()
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 72, 80, 100, 160])
@@ -324,7 +88,7 @@ def test_nothing_is_wider_than_the_terminal_and_nothing_is_cut(width: int) -> No
     text = run(width)
     assert max(map(len, text.splitlines())) <= width
     letters = re.sub(r"\s", "", text)
-    assert len(letters) == len(re.sub(r"\s", "", PIPE))  # every character of the pipe's, in another order at most
+    assert len(letters) == len(re.sub(r"\s", "", screen(None).read_text()))  # every character of the pipe's, in another order at most
     assert not any(line != line.rstrip() for line in text.splitlines())
 
 
@@ -386,3 +150,8 @@ def test_a_long_name_wraps_in_its_column() -> None:
 def test_wide_characters_count_as_two_columns() -> None:
     lines = shown(replace(given.REQUEST, hops=(replace(given.REQUEST.hops[0], node="容器"), given.REQUEST.hops[2])), 80)
     assert lines[1].index("eth0") == lines[2].index("docker0") - 2
+
+
+if __name__ == "__main__":
+    for each in WIDTHS:
+        screen(each).write_text(run(each))

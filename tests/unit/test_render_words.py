@@ -85,12 +85,13 @@ def test_where_the_two_ends_hang() -> None:
 
 def test_what_each_bridge_was() -> None:
     assert words.bridge_roles({"docker0": ("switch",)}) == [
-        "docker0 was a switch on the whole way: the host routed nothing."]
+        "docker0 was a switch: it passed frames from port to port by their MAC addresses, and the host routed nothing."]
     assert words.bridge_roles({"docker0": ("nic",), "br0": ("switch",), "br1": ("nic", "switch"), "br2": ()}) == [
-        "docker0 was a NIC on the whole way: packets went through it into the host's own IP stack, or came out of it.",
-        "br0 was a switch on the whole way.",
-        "br1 was both: a NIC, where packets went into the host's own IP stack or came out of it, and a switch, where it "
-        "passed them from port to port."]
+        "docker0 was a NIC, the host's own on that network: packets went up through it into the host's IP layer, or came "
+        "down from there.",
+        "br0 was a switch: it passed frames from port to port by their MAC addresses.",
+        "br1 had both its identities: a NIC, through which packets went up into the host's IP layer or came down from "
+        "there, and a switch, which passed frames to the right port by their MAC addresses."]
     assert words.bridge_roles({}) == []
 
 

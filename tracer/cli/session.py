@@ -22,6 +22,7 @@ from tracer.model.report import Failure, OnBridge, Place as ReportPlace, RoundTr
 from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
+from tracer.topology.changes import Changes
 from tracer.topology.host import Host
 from tracer.topology.place import Destination, Place
 from tracer.topology.way import addresses_on_the_way, source_address
@@ -106,6 +107,7 @@ class Session:
         self._sender: Address | None = None  # the address that the kernel sends from; None without a route
         self._interrupted = False
         self._looked = 0.0
+        self._named: set[int] = set()  # namespaces that were found on the way
         self._puzzles: dict[LinkKey, float] = {}  # devices that nobody knew -> when they were first met, monotonic s
 
     @classmethod
@@ -126,18 +128,19 @@ class Session:
 
     def run(self) -> ExitStatus:
         """Send, follow and tell until all is told. Ctrl-C ends it early, with the summary."""
+        address, port = self._destination.address, self._plan.port
+        if port and self._target() == self._host.place.netns:
+            self._host.find_publishers(self._plan.transport, port)
         topology = self._host.topology()
-        address = self._destination.address
         self._sender = source_address(self._source, self._destination)
         on_the_way = addresses_on_the_way(self._source, self._destination, self._sender, topology)
         transport = self._plan.transport
-        port = self._plan.port
         token = free_base_port(self._source.path, port) if port else secrets.randbelow(0xFFFF) + 1
         selection = Selection(address.version, transport, token, tuple(on_the_way), address, port, self._sender)
         with ExitStack() as stack:
             probes = stack.enter_context(Probes(selection))
-            for namespace in topology.namespaces.values():
-                probes.watch(namespace)
+            self._changes = stack.enter_context(Changes())
+            self._watch(topology, probes)
             prober = stack.enter_context(self._prober(selection, topology))
             assembler = Assembler(selection, topology, lambda: probes.machine, self._target())
             self._renderer.header(self._start(topology, probes))
@@ -207,6 +210,8 @@ class Session:
                 if done and not self._puzzling(assembler):
                     prober.finish(waiting)  # its packets are on their way when this returns
                     assembler.feed(probes.read(0))
+                    if self._changes.seen():
+                        self._reread(probes, assembler)
                     self._tell(waiting, assembler)
             if now - last_swept > SWEEP_S:
                 last_swept = now
@@ -250,12 +255,19 @@ class Session:
         if not new and (now - self._looked < RELOOK_S or not self._puzzling(assembler)):
             return
         self._looked = now
-        named = {key.netns for key in unknown if self._host.refresh(key.netns)}
-        topology = self._host.topology(named)
-        for namespace in topology.namespaces.values():
-            if namespace.inode in named:
-                probes.watch(namespace)
+        self._named |= {key.netns for key in unknown if self._host.refresh(key.netns)}
+        self._reread(probes, assembler)
+
+    def _reread(self, probes: Probes, assembler: Assembler) -> None:
+        topology = self._host.topology(self._named)
+        self._watch(topology, probes)
         assembler.know(topology, self._target())
+
+    def _watch(self, topology: Topology, probes: Probes) -> None:
+        """In namespaces that are not watched yet."""
+        for namespace in topology.namespaces.values():
+            probes.watch(namespace)
+            self._changes.watch(namespace)
 
     def _puzzling(self, assembler: Assembler) -> bool:
         """Is there a device that may yet get its name? A container's engine knows it only a moment after its first

@@ -194,10 +194,13 @@ class Assembler:
             hops.append(Hop(end.t_ns or 0, netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail,
                             inferred=end.inferred))
         goal = self._goal(track)
-        target = end.node if end.result in (Result.DELIVERED, Result.RELAYED) else topology.node(goal) if goal else None
+        if not any(e.ethernet[0] & 1 for e in events):  # else it is for all who take it, or for nobody
+            arrived = seen.where and seen.where.has(decode(events[-1].protocol, events[-1].packet).dst)
+            goal = netns if arrived or end.result in (Result.DELIVERED, Result.RELAYED) else goal
         return Journey(
             id=number, packet=track.packet, hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
-            seq=what.seq, source=topology.node(track.events[0].netns), target=target, parent=parent,
+            seq=what.seq, source=topology.node(track.events[0].netns),
+            target=topology.node(goal) if goal else None, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0)
 

@@ -76,7 +76,7 @@ def title_end(journey: Journey) -> str:
     end = journey.end
     took = spelled(journey.duration_ns)
     if end.result is Result.DELIVERED:
-        return f"delivered in {took}"
+        return f"delivered in {took}" if journey.target else f"taken in by {end.node} after {took}"
     if end.result is Result.LEFT:
         return f"left by {end.device} after {took}" if end.device else f"left this host after {took}"
     if end.result is Result.RELAYED:
@@ -125,11 +125,11 @@ def incomplete(journey: Journey) -> str | None:
 
 
 def shown(journey: Journey) -> list[Hop]:
-    """The hops that matter: in a container, that its own address is local goes without saying, and a hook without a table
-    decides nothing, unless it is where the packet was last seen."""
+    """The hops that matter: in a container, that its own address is local goes without saying but at the start, and a hook
+    without a table decides nothing, unless it is where the packet was last seen."""
     hops = journey.hops
     return [hop for at, hop in enumerate(hops)
-            if not (hop.route and hop.route.kind == "local" and hop.node != "host")
+            if not (hop.route and hop.route.kind == "local" and hop.node != "host" and at)
             and not (hop.stage in NETFILTER and hop.node != "host" and hop.tables == () and not hop.stopped_at
                     and not hop.conntrack and not hop.rewrite and hop.node in [later.node for later in hops[at + 1:at + 3]])]
 
@@ -211,13 +211,14 @@ def bridge_roles(bridges: Mapping[str, tuple[str, ...]]) -> list[str]:
     said = []
     for name, roles in bridges.items():
         if roles == ("switch",):
-            said.append(f"{name} was a switch on the whole way" + (": the host routed nothing." if all_switch else "."))
+            said.append(f"{name} was a switch: it passed frames from port to port by their MAC addresses"
+                        + (", and the host routed nothing." if all_switch else "."))
         elif roles == ("nic",):
-            said.append(f"{name} was a NIC on the whole way: packets went through it into the host's own IP stack, "
-                        "or came out of it.")
+            said.append(f"{name} was a NIC, the host's own on that network: packets went up through it into the host's IP "
+                        "layer, or came down from there.")
         elif roles:
-            said.append(f"{name} was both: a NIC, where packets went into the host's own IP stack or came out of it, "
-                        "and a switch, where it passed them from port to port.")
+            said.append(f"{name} had both its identities: a NIC, through which packets went up into the host's IP layer or "
+                        "came down from there, and a switch, which passed frames to the right port by their MAC addresses.")
     return said
 
 

@@ -147,6 +147,14 @@ class Host:
         near = sorted(difflib.get_close_matches(word.removeprefix("netns:"), words, n=3, cutoff=0.5))
         return UserError(f"{said}: " + (f"did you mean {', '.join(near)}?" if near else other))
 
+    def find_publishers(self, protocol: str, port: int) -> None:
+        """Have the containers that publish this port of the host among the places, since a packet to it ends there."""
+        for container in self.directory.containers():
+            if any((p.protocol, p.host_port) == (protocol, port) for p in container.ports):
+                inspected = self.directory.inspect(container.id)
+                if inspected and inspected.pid:
+                    self._container(container.name, inspected)
+
     # -- addresses -----------------------------------------------------------------------------------------------
 
     def _literal(self, address: Address, source: Place, version: int | None) -> Destination:

@@ -1,0 +1,66 @@
+"""Netlink's announcements that a namespace's devices, addresses, routes or rules are others now.
+
+What changed is not read from them: whoever asks reads the namespace anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from types import TracebackType
+
+from tracer.model.topology import Namespace
+from tracer.topology.netns import in_namespace
+
+# RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE (linux/rtnetlink.h).
+# RTNLGRP_NEIGH is not among them: a probe's own neighbour lookups would announce themselves.
+_GROUPS = sum(1 << group - 1 for group in (1, 5, 7, 8, 9, 11, 19))
+_ENDED = (errno.ENOENT, errno.EINVAL, errno.ESTALE)
+
+
+class Changes:
+    """Listens in each namespace that it is told of. A context manager."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, socket.socket] = {}
+
+    def __enter__(self) -> Changes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for one in self._sockets.values():
+            one.close()
+
+    def watch(self, namespace: Namespace) -> None:
+        """Nothing where the namespace is gone."""
+        if namespace.inode not in self._sockets:
+            try:
+                self._sockets[namespace.inode] = in_namespace(namespace.path, _open)
+            except OSError as error:
+                if error.errno not in _ENDED:
+                    raise
+
+    def seen(self) -> set[int]:
+        """The namespaces (inodes) with changes since it was last asked."""
+        return {inode for inode, one in self._sockets.items() if _drain(one)}
+
+
+def _open() -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+                           socket.NETLINK_ROUTE)
+    opened.bind((0, _GROUPS))
+    return opened
+
+
+def _drain(one: socket.socket) -> bool:
+    heard = False
+    while True:
+        try:
+            one.recv(1 << 16)
+        except BlockingIOError:
+            return heard
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # more than the socket could keep: that too is a change
+                raise
+        heard = True
