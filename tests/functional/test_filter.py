@@ -60,7 +60,7 @@ def test_a_connection_is_the_run_s_by_both_its_ends(engine: Engine, source: str,
     if ours:
         assert {(port, 80, "SYN"), (80, port, "SYN ACK")} <= found
     else:  # what comes to the sender's ports is, whoever it is from: a run holds them all
-        assert port not in [sport for sport, _dport, _flags in found]
+        assert (port, 80, "SYN") not in found
 
 
 def test_the_reply_is_the_run_s_where_nat_gave_it_another_port(dnettrace: Dnettrace, engine: Engine) -> None:
