@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tracer import __version__
 from tracer.errors import ExitStatus, UserError
@@ -25,6 +25,7 @@ from tracer.render.base import Renderer
 from tracer.topology.changes import Changes
 from tracer.topology.host import Host
 from tracer.topology.place import Destination, Place
+from tracer.topology.rulesets import Rulesets
 from tracer.topology.way import addresses_on_the_way, source_address
 from tracer.traffic.answer import SendFailure
 from tracer.traffic.ports import free_base_port
@@ -51,6 +52,7 @@ class Plan:
     version: int | None
     transport: str  # "icmp", "tcp", "udp", "arp"
     port: int | None  # of tcp and udp
+    rules: bool = True  # trace rules
 
 
 @dataclass(slots=True)
@@ -100,6 +102,7 @@ class Session:
         self._host, self._source, self._destination, self._plan = host, source, destination, plan
         self._renderer, self._verbose, self._notes = renderer, verbose, notes
         self._tally = Tally()
+        self._rulesets = Rulesets()
         self._waiting: dict[int, int] = {}  # seq -> when it was sent, CLOCK_MONOTONIC ns
         self._answered: set[int] = set()  # of those that are waiting
         self._refused: set[int] = set()  # that never left, of those that are waiting
@@ -138,7 +141,7 @@ class Session:
         token = free_base_port(self._source.path, port) if port else secrets.randbelow(0xFFFF) + 1
         selection = Selection(address.version, transport, token, tuple(on_the_way), address, port, self._sender)
         with ExitStack() as stack:
-            probes = stack.enter_context(Probes(selection))
+            probes = stack.enter_context(Probes(selection, self._plan.rules))
             self._changes = stack.enter_context(Changes())
             self._watch(topology, probes)
             prober = stack.enter_context(self._prober(selection, topology))
@@ -231,7 +234,11 @@ class Session:
             assembler.sent(seq, sent)
 
     def _collect(self, probes: Probes, prober: Prober, assembler: Assembler, wait_ms: int) -> None:
-        assembler.feed(probes.read(wait_ms))
+        batch = probes.read(wait_ms)
+        if batch.traces:
+            paths = {netns: namespace.path for netns, namespace in assembler.topology.namespaces.items()}
+            batch = replace(batch, traces=tuple(self._rulesets.named(trace, paths) for trace in batch.traces))
+        assembler.feed(batch)
         for answer in prober.receive():
             if answer.seq not in self._waiting:
                 continue

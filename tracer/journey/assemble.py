@@ -11,6 +11,7 @@ from tracer.journey.headers import decode, is_question
 from tracer.journey.hops import HopReader
 from tracer.journey.meaning import meaning
 from tracer.journey.tracks import Track, Tracks
+from tracer.journey.walks import Walks, stopped_by
 from tracer.model.journey import End, Hop, Journey, Result, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch, Machine
@@ -42,6 +43,7 @@ class Assembler:
         self._machine = machine
         self._target = target  # namespace of the destination
         self._tracks = Tracks(topology)
+        self._walks = Walks()
         self._answered: set[int] = set()
         self._sent: deque[tuple[int, int]] = deque(maxlen=SENT)  # (CLOCK_MONOTONIC ns, seq), the newest last
 
@@ -64,6 +66,7 @@ class Assembler:
 
     def feed(self, batch: Batch) -> None:
         self._tracks.feed(batch)
+        self._walks.feed(batch)
 
     def sent(self, seq: int, when: int) -> None:
         """A probe is on its way. `when`: CLOCK_MONOTONIC, ns, just before."""
@@ -181,13 +184,14 @@ class Assembler:
                  parent: int | None) -> Journey:
         machine, topology = self._machine(), self._tracks.topology
         what = self._about(track)
-        reader = HopReader(self._tracks, machine, flooded)
+        reader = HopReader(self._tracks, machine, flooded, self._walks)
         hops = reader.read(events, routes)
         begun = reader.begun
         netns = next((e.netns for e in reversed(events) if e.netns), 0)  # a socket's skb has lost its device
         seen = Seen(what.kind, what.seq in self._answered if what.seq is not None else None,
                     self._replied(what, netns), topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
+        end = replace(end, rule=stopped_by(end, hops))
         if end.result is Result.DELIVERED and what.kind == "request":
             end = self._relayed(end, events[-1], netns)
         if end.result in (Result.DELIVERED, Result.RELAYED):

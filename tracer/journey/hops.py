@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tracer.journey.conntrack import entry
 from tracer.journey.headers import decode, mac
 from tracer.journey.routes import choice, parse, sentence
 from tracer.journey.stack import FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.journey.tracks import Tracks, device_name
+from tracer.journey.walks import Walks
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
@@ -22,10 +24,11 @@ CONNTRACK = {0: "ESTABLISHED", 1: "RELATED", 2: "NEW", 3: "ESTABLISHED", 4: "REL
 class HopReader:
     """Turns the events of one packet into its hops."""
 
-    def __init__(self, tracks: Tracks, machine: Machine, flooded: set[LinkKey]) -> None:
+    def __init__(self, tracks: Tracks, machine: Machine, flooded: set[LinkKey], walks: Walks) -> None:
         self._tracks = tracks
         self._topology: Topology = tracks.topology
         self._machine = machine
+        self._walks = walks
         self._flooded = flooded  # bridges that sent copies of this packet out by several ports
         self._hops: list[Hop] = []
         self._start = self._netns = self.begun = 0  # begun: time of the first hop, after read()
@@ -33,6 +36,7 @@ class HopReader:
     def read(self, events: Sequence[Event], routes: Sequence[Event] = ()) -> list[Hop]:
         """`routes`: the lookups for this packet; they belong between its events by time."""
         first = events[0]
+        every = events
         places = [event for event in events if event.place != Place.CONSUME and (
             event.place != Place.DROP or frozenset(own_frames(event.stack)) & SWITCHING)]
         ordered = sorted((*places, *routes), key=lambda event: event.time)
@@ -63,7 +67,7 @@ class HopReader:
                     group.append(events[at])
                     at += 1
                 self._hook(group)
-        return self._hops
+        return self._walks.at_devices(every, self._hops, self._topology)
 
     def _add(self, event: Event, stage: Stage, detail: str, *, role: Role | None = None, bridge: Link | None = None,
              inferred: bool = False, at: int | None = None) -> None:
@@ -176,7 +180,8 @@ class HopReader:
                   entry=entry(last.tuples),
                   rewrite=rewrite if rewrite != Rewrite() else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
-        self._hops.append(hop)
+        rules, unknown = self._walks.at_hook(group, hop, self._topology, self._machine.untraced)
+        self._hops.append(replace(hop, rules=rules, rules_unknown=unknown))
 
     def _tables_behind(self, event: Event) -> tuple[Table, ...]:
         """The tables between this netfilter link and the next one, which was not reached."""

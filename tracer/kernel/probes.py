@@ -21,6 +21,7 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import CONNTRACK, hook_points
+from tracer.kernel.rules import RuleTracer
 from tracer.model.layout import EVENT, STACK, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection
@@ -48,8 +49,9 @@ def require_root() -> None:
 class Probes:
     """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, rules: bool = True) -> None:
         require_root()
+        self._rules = RuleTracer(selection) if rules else None
         self._version = selection.version
         self._flags = selection_flags(selection)
         self._addresses = [_key(address) for address in selection.addresses]
@@ -66,6 +68,8 @@ class Probes:
         self._missing: dict[str, str] = {}
         self._lost = 0
         with ExitStack() as stack:
+            if self._rules:
+                stack.callback(self._rules.close)
             self._btf = Btf()
             stack.callback(self._btf.close)
             self._reasons = {value: name.removeprefix("SKB_DROP_REASON_").removeprefix("SKB_")
@@ -93,11 +97,19 @@ class Probes:
             clock_offset_ns=time.time_ns() - time.monotonic_ns(),
             reasons=self._reasons,
             attached=tuple(self._attached),
-            missing=tuple(Missing(name, why) for name, why in self._missing.items()),
-            hook_points=self._points)
+            missing=tuple(Missing(name, why) for name, why in (*self._missing.items(), *self._untraced())),
+            hook_points=self._points,
+            untraced=self._rules.untraced if self._rules else None)
+
+    def _untraced(self) -> list[tuple[str, str]]:
+        untraced = self._rules.untraced if self._rules else {}
+        return [(f"rules in {self._names.get(inode, inode)}", why) for inode, why in untraced.items()]
 
     def watch(self, namespace: Namespace) -> None:
         """Have netfilter links in this namespace too, whenever armed. Where the kernel has none, that is noted once."""
+        self._names[namespace.inode] = namespace.name
+        if self._rules:
+            self._rules.watch(namespace)
         if namespace.inode in self._watched or "netfilter" in self._missing:
             return
         points = hook_points(namespace, self._version)
@@ -108,7 +120,6 @@ class Probes:
             self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
             return
         self._watched[namespace.inode] = (namespace.path, points)
-        self._names[namespace.inode] = namespace.name
         self._points.update({(p.netns, p.hook, p.slot): p for p in points})
         if "netfilter" not in self._attached:
             self._attached.append("netfilter")
@@ -124,9 +135,13 @@ class Probes:
                 self._hook_links.callback(os.close, open_link())
             for inode in tuple(self._watched):
                 self._attach_links(inode)
+            if self._rules:
+                self._rules.arm()
 
     def disarm(self) -> None:
         self._armed = False
+        if self._rules:
+            self._rules.disarm()
         self._hook_links.close()
 
     def read(self, timeout_ms: int) -> Batch:
@@ -138,7 +153,9 @@ class Probes:
         if records:  # reading a counter costs more than an event, and only a full ring loses any
             lost = sum(self._program.read_counters("lost"))
             new, self._lost = lost - self._lost, lost
-        return Batch([self._decode(record) for record in records], new)
+        # behind the ring: the messages about what it told are there already
+        traces, lost_traces = self._rules.read() if self._rules else ([], [])
+        return Batch([self._decode(record) for record in records], new, tuple(traces), tuple(lost_traces))
 
     def _start(self) -> Program:
         """Compile, and attach the tracepoints by the first way that the kernel takes."""

@@ -39,6 +39,31 @@ class Machine:
     attached: tuple[str, ...] = ()
     missing: tuple[Missing, ...] = ()
     hook_points: Mapping[tuple[int, str, int], HookPoint] = field(default_factory=dict)  # by (netns, hook, slot)
+    untraced: Mapping[int, str] | None = None  # netns -> why rules are not traced there; None: nowhere, it is turned off
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One nftables trace message: what a rule, or a chain's policy, did with a packet. They have no time, but an order
+    within their namespace. A base chain's first message about a packet carries its headers, the ones behind it do not."""
+
+    netns: int
+    id: int  # the kernel's own of the packet; used again for later ones
+    family: str  # of the table: "ip", "ip6", "inet", "bridge", "netdev"
+    table: str
+    chain: str
+    kind: str  # "rule", "policy"; "return": a chain ended without a verdict
+    verdict: str  # "accept", "drop", "continue", "return", "jump", "goto", "queue", "stolen"
+    handle: int | None = None  # of the rule
+    target: str | None = None  # chain of a jump or goto
+    iif: int = 0  # ifindex; with the headers only, as the next four
+    oif: int = 0
+    protocol: int = 0  # EtherType
+    network: bytes = b""  # 40 bytes at most from the network header on
+    transport: bytes = b""  # 20 bytes at most
+    table_handle: int | None = None  # of the table when tracing was armed: a table that is made anew has another
+    text: str | None = None  # of the rule
+    unsure: str | None = None  # why `text` is missing, or may be another rule's
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +72,5 @@ class Batch:
 
     events: list[Event]  # in the order in which they happened
     lost: int  # events that the kernel had no room for since the batch before
+    traces: tuple[Trace, ...] = ()  # in the order in which they came
+    lost_traces: tuple[int, ...] = ()  # namespaces whose trace messages the kernel had no room for, once a loss

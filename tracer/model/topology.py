@@ -98,12 +98,14 @@ class PolicyRule:
 class BaseChain:
     """A chain that is registered at a netfilter hook, of nftables (iptables-nft too) or of iptables-legacy."""
 
-    family: str  # "ip", "ip6", "inet"
+    family: str  # "ip", "ip6", "inet", "bridge", "netdev"
     table: str  # "filter", "nat", ...
     name: str  # "FORWARD"; for a legacy table, its built-in chain
-    hook: str  # "prerouting", "input", "forward", "output", "postrouting"
+    hook: str  # "prerouting", "input", "forward", "output", "postrouting"; of netdev, and inet: "ingress", "egress"
     priority: int
     legacy: bool = False
+    kind: str = "filter"  # nftables' type: "filter", "nat" (asked for a connection's first packet alone), "route"
+    devices: tuple[str, ...] = ()  # that a chain at ingress or egress belongs to
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Nothing is ever cut: what does not fit its column goes on below, in the same col
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.text import Text
@@ -32,6 +32,7 @@ class Row:
     words: Text
     number: str  # "+3.4"
     unit: str  # "µs", or "" where it goes without saying
+    below: tuple[Text, ...] = ()  # lines of their own behind the words; in a pipe they follow in the same line
 
 
 class Columns:
@@ -60,11 +61,12 @@ class Columns:
         for row in rows:
             self._node = max(self._node, min(row.node.cell_len, limit or row.node.cell_len))
             self._device = max(self._device, min(row.device.cell_len, limit or row.device.cell_len, 20))
-            self._words = max(self._words, row.words.cell_len)
+            self._words = max(self._words, row.words.cell_len, *(line.cell_len for line in row.below))
 
     def lay_out(self, rows: Sequence[Row], indent: int = INDENT) -> list[Text]:
         """The lines of rows that fit() has seen."""
         if self.width is None:
+            rows = [replace(row, words=Text("; ").join((row.words, *row.below)), below=()) for row in rows]
             words = min(max((row.words.cell_len for row in rows), default=0), _MOST_PAD)
         else:
             words = (self.edge or 0) - self._fixed - (indent - INDENT)
@@ -92,6 +94,7 @@ class Columns:
         widths = (self._node, self._device, _STAGE, words)
         cells = [self._wrap(text, None if self.width is None else width)
                  for text, width in zip((row.node, row.device, row.stage, row.words), widths, strict=True)]
+        cells[-1] += [part for line in row.below for part in self._wrap(line, words)]
         lines = []
         for at in range(max(len(cell) for cell in cells)):
             line = Text(_margin(row.mark if at == 0 else "", indent))
@@ -114,7 +117,7 @@ class Columns:
         first = Text(_margin(row.mark, indent)) + heads[0]
         lines[0] = first + Text(" " * (width - first.cell_len - len(time))) + Text(time)
         lines[0].rstrip()
-        words = self._wrap(row.words, width - indent - 2) if row.words else []
+        words = [part for text in (row.words, *row.below) if text for part in self._wrap(text, width - indent - 2)]
         return lines + _indented(words, indent + 2, indent + 2)
 
     def _wrap(self, text: Text, width: int | None) -> list[Text]:

@@ -40,6 +40,7 @@ class TextRenderer:
         self._columns = Columns(console, console.width if console.is_terminal else None)
         self._below_hops = False  # what was printed last is a journey: a blank line sets the next thing apart
         self._legend_given = False
+        self._unknown: set[str] = set()  # reasons why rules are not known, each said once
 
     def header(self, start: Start) -> None:
         line = self._place(start.source) + self._text(" → ") + self._place(start.destination)
@@ -67,6 +68,8 @@ class TextRenderer:
         self._print(self._columns.lay_out(rows))
         if said := words.verdict(journey):
             self._paragraph(self._text(said, style), rest=2)
+        if journey.end.rule and journey.end.rule.rule:
+            self._paragraph(self._text(journey.end.rule.rule, style), INDENT * 2, INDENT * 2 + 2)
         if said := words.incomplete(journey):
             self._paragraph(self._text(said, _WARNING), rest=2)
         if copies:
@@ -123,8 +126,9 @@ class TextRenderer:
             number = unit = ""
         stage = "red" if hop.stage is Stage.DROP else ""
         said = self._words(hop, role or stage, verbose)
+        below = tuple(self._text(line, _DIM) for line in words.each_rule(hop)) if verbose else ()
         return Row("~" if hop.inferred else "", self._text(hop.node, _NAME), self._text(hop.device or "–", role),
-                   self._text(hop.stage.value, stage), said, number, self._text(unit).plain)
+                   self._text(hop.stage.value, stage), said, number, self._text(unit).plain, below)
 
     def _words(self, hop: Hop, style: str, verbose: bool) -> Text:
         parts = []
@@ -136,6 +140,9 @@ class TextRenderer:
             parts.append(self._text(rewrites, _REWRITE))
         if hop.detail:
             parts.append(self._text(hop.detail, style))
+        if hop.rules_unknown and (verbose or hop.rules_unknown not in self._unknown):
+            self._unknown.add(hop.rules_unknown)
+            parts.append(self._text(f"rules unknown: {hop.rules_unknown}", _WARNING))
         if verbose:
             parts += [self._text(said, _DIM) for said in words.explained(hop)]
         return Text("; ").join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tracer.model.journey import Direction, End, Hop, Journey, Packet, Result, Stage, Table
+from tracer.model.journey import Direction, End, Hop, Journey, Packet, Result, Rule, Stage, Table
 from tracer.model.report import OnBridge, RoundTrip, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
@@ -92,6 +92,8 @@ def verdict(journey: Journey) -> str | None:
     end = journey.end
     if end.result is Result.DELIVERED:
         return None
+    if said := stopped_by(journey):
+        return said
     node, device, stage = _place(journey)
     place = " ".join(part for part in (node, device) if part)
     if end.result in (Result.LEFT, Result.RELAYED):
@@ -135,16 +137,80 @@ def shown(journey: Journey) -> list[Hop]:
 
 
 def tables(hop: Hop) -> str:
-    """"raw · conntrack NEW · nat": what the packet passed at a netfilter hook, in the order of priorities."""
+    """"raw · conntrack NEW · filter: FORWARD → DOCKER accept": what the packet passed at a netfilter hook, in the order of
+    priorities, with the chains of the tables whose rules spoke."""
     if hop.tables is None:
         return "which tables there are could not be read"
-    rows = sorted(hop.tables, key=lambda table: table.priority)
-    names = [(row.priority, table_name(row)) for row in rows]
+    said = {(walk[0].family, walk[0].table, walk[0].chain): walked(walk) for walk in walks(hop) if spoke(walk)}
+    met_there = (table for table in hop.stopped_at if _base(table) in said)
+    rows = sorted((*hop.tables, *met_there), key=lambda table: table.priority)
+    names = [(row.priority, said.pop(_base(row), table_name(row))) for row in rows]
     parts = [name for priority, name in names if priority <= CONNTRACK_PRIORITY]
     parts += [f"conntrack {hop.conntrack}"] if hop.conntrack else []
     parts += [name for priority, name in names if priority > CONNTRACK_PRIORITY]
-    parts += ["not past " + " or ".join(map(table_name, hop.stopped_at))] if hop.stopped_at else []
+    parts += said.values()  # of chains that belong to a bridge or a device
+    behind = [table for table in hop.stopped_at if table not in rows]
+    parts += ["not past " + " or ".join(map(table_name, behind))] if behind and len(behind) == len(hop.stopped_at) else []
     return " · ".join(parts)
+
+
+def _base(table: Table) -> tuple[str, str, str]:
+    return table.family, table.table, table.chain
+
+
+def walks(hop: Hop) -> list[list[Rule]]:
+    """A hop's rules by the base chain that led to them."""
+    bases = {_base(table) for table in (*(hop.tables or ()), *hop.stopped_at)}
+    found: list[list[Rule]] = []
+    for rule in hop.rules:
+        place = (rule.family, rule.table, rule.chain)
+        begun = found[-1][0] if found else None
+        if begun is None or (rule.family, rule.table) != (begun.family, begun.table) or (
+                place in bases and rule.chain != begun.chain):
+            found.append([])
+        found[-1].append(rule)
+    return found
+
+
+def spoke(walk: list[Rule]) -> bool:
+    """Did a rule of it do more than let the packet come to the chain's policy?"""
+    return any(rule.verdict not in ("continue", "accept" if rule.policy else "") for rule in walk)
+
+
+def walked(walk: list[Rule]) -> str:
+    """"filter: FORWARD → DOCKER-USER → DOCKER accept"."""
+    called = [rule.verdict.split(" ", 1)[1] for rule in walk if rule.verdict.startswith(("jump ", "goto "))]
+    chains = [walk[0].chain, *called]
+    last = walk[-1]
+    return f"{_table(last)}: {' → '.join(chains)} {'policy ' if last.policy else ''}{last.verdict}"
+
+
+def _table(rule: Rule) -> str:
+    return table_name(Table(rule.family, rule.table, rule.chain, 0, rule.legacy))
+
+
+def each_rule(hop: Hop) -> list[str]:
+    """A line for each rule that the packet met."""
+    said = []
+    for rule in hop.rules:
+        if rule.policy:
+            said.append(f"{_table(rule)}: policy of {rule.chain}: {rule.verdict}")
+        else:
+            chain = "" if rule.rule and rule.rule.startswith("-A ") else f" {rule.chain}"
+            said.append(f"{_table(rule)}:{chain} {rule.rule or f'rule with handle {rule.handle}: {rule.verdict}'}")
+    return said
+
+
+def stopped_by(journey: Journey) -> str | None:
+    """"✗ dropped at filter/DOCKER-USER by rule", whose text is to follow."""
+    rule = journey.end.rule
+    if rule is None:
+        return None
+    did, place = "rejected" if rule.verdict == "reject" else "dropped", f"{_table(rule)}/{rule.chain}"
+    if rule.policy:
+        return f"✗ {did} by the policy of {place}"
+    unknown = "" if rule.rule else f" with handle {rule.handle}, whose text is not known"
+    return f"✗ {did} at {place} by rule{unknown}"
 
 
 def table_name(table: Table) -> str:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
-
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nftsocket import NFT_MSG_GETCHAIN, NFTSocket, nft_chain_msg
 
 from tracer.model.topology import BaseChain
+from tracer.topology.nfnetlink import GETCHAIN, Connection, every, unpack, word
 
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_*, in the kernel's order
-FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}  # NFPROTO_*; arp, bridge and netdev see no routed packet
+DEVICE_HOOKS = ("ingress", "egress")  # NF_NETDEV_*; of inet, ingress is number 5 (NF_INET_INGRESS)
+OWN = "dnettrace-"  # tables that dnettrace traces rules with (tracer/kernel/rules.py) decide nothing
 # The built-in chains of each iptables table with their hooks' priorities (include/uapi/linux/netfilter_ipv4.h).
 LEGACY = {
     "raw": (("PREROUTING", -300), ("OUTPUT", -300)),
@@ -30,26 +28,30 @@ def read_chains() -> tuple[BaseChain, ...] | None:
     """The chains of the calling thread's network namespace, by hook and priority; None if they could not be read."""
     try:
         chains = [*_nftables(), *_legacy("ip"), *_legacy("ip6")]
-    except (NetlinkError, OSError):
+    except OSError:
         return None
-    return tuple(sorted(chains, key=lambda chain: (HOOKS.index(chain.hook), chain.priority)))
+    return tuple(sorted(chains, key=lambda chain: ((*HOOKS, *DEVICE_HOOKS).index(chain.hook), chain.priority)))
 
 
 def _nftables() -> list[BaseChain]:
     if not _loaded("nf_tables"):
         return []
-    with NFTSocket(nfgen_family=0) as socket:  # NFPROTO_UNSPEC: all families at once
-        rows: list[Any] = socket.request_get(nft_chain_msg(), NFT_MSG_GETCHAIN)
+    connection = Connection()
+    try:
+        rows = connection.dump(GETCHAIN, "")
+    finally:
+        connection.close()
     found = []
-    for row in rows:
-        hook, family = row.get_attr("NFTA_CHAIN_HOOK"), FAMILIES.get(row["nfgen_family"])
-        if hook is None or family is None:
-            continue
-        number = hook.get_attr("NFTA_HOOK_HOOKNUM")
-        if number < len(HOOKS):  # 5 is inet's ingress, which belongs to one device
-            found.append(BaseChain(
-                family=family, table=row.get_attr("NFTA_CHAIN_TABLE"), name=row.get_attr("NFTA_CHAIN_NAME"),
-                hook=HOOKS[number], priority=hook.get_attr("NFTA_HOOK_PRIORITY")))
+    for family, row in rows:
+        table, hook = word(row.get(1)), unpack(row.get(4, b""))  # NFTA_CHAIN_TABLE, NFTA_CHAIN_HOOK
+        names = DEVICE_HOOKS if family == "netdev" else (*HOOKS, DEVICE_HOOKS[0]) if family == "inet" else HOOKS
+        number = int.from_bytes(hook.get(1, b"\xff"), "big")
+        if family != "arp" and number < len(names) and not table.startswith(OWN):
+            # NFTA_HOOK_PRIORITY, NFTA_HOOK_DEV, NFTA_HOOK_DEVS; NFTA_CHAIN_NAME, NFTA_CHAIN_TYPE
+            devices = every(hook.get(4, b"")) or ([hook[3]] if 3 in hook else [])
+            priority = int.from_bytes(hook[2], "big", signed=True)
+            found.append(BaseChain(family, table, word(row.get(3)), names[number], priority,
+                                   kind=word(row.get(7)), devices=tuple(map(word, devices))))
     return found
 
 
