@@ -17,7 +17,7 @@ from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Trace
 from tracer.model.topology import BaseChain, Topology
 
-KEPT = 4096  # walks, and passages of hooks, that are remembered
+KEPT = 16384  # walks, and passages of hooks, that are remembered
 OFF = "rule tracing is turned off"
 FINAL = ("accept", "drop", "queue", "stolen")
 # The hops at which a chain of the bridge or netdev families shows what it did.
@@ -89,6 +89,8 @@ class Walks:
                 self._walks.setdefault((trace.netns, _traced(trace)), []).append(walk)
             elif begun := self._open.get(place):
                 begun.traces.append(trace)
+            if trace.kind == "policy" or trace.verdict in FINAL:
+                self._open.pop(place, None)
         for kept in (self._open, self._walks, self._passed):
             while len(kept) > KEPT:
                 kept.popitem(last=False)
@@ -98,7 +100,7 @@ class Walks:
         """The rules that the packet met where these events are of, and why some may be lacking."""
         chains = _chains(topology, hop.netns)
         expected = [(t.family, t.table, t.chain) for t in (*(hop.tables or ()), *hop.stopped_at[:1]) if not t.legacy]
-        if not expected:
+        if hop.tables is not None and not expected:
             return (), None
         if untraced is None:
             return (), OFF
@@ -107,8 +109,8 @@ class Walks:
         met: list[Walk] = []
         notes: list[str] = []
         for header, event in {_header(event): event for event in reversed(group)}.items():
-            times = self._passed.get((event.netns, event.hook, event.slot, header), [])
-            rank = times.index(event.time) if event.time in times else 0
+            times = self._passed.get((event.netns, event.hook, event.slot, header)) or [event.time]
+            rank = times.index(event.time)
             by_chain: dict[BaseChain, list[Walk]] = {}
             for walk in self._walks.get((event.netns, header), ()):
                 chain = chains.get(walk.base)
@@ -137,8 +139,9 @@ class Walks:
             chains = _chains(topology, key[0])
             for walk in self._walks.get(key, ()):
                 chain = chains.get(walk.base)
-                stages = STAGES.get((chain.family, chain.hook)) if chain else None
-                at = _place_of(walk, stages, told) if stages else None
+                # a base chain that is not known is newer than what was read: it counts where it ended the packet
+                stages = STAGES.get((chain.family, chain.hook)) if chain else ()
+                at = None if stages is None else _place_of(walk, stages, told)
                 if at is not None and not any((r.family, r.table, r.chain) == walk.base for r in told[at].rules):
                     notes = dict.fromkeys(trace.unsure for trace in walk.traces if trace.unsure)
                     told[at] = replace(told[at], rules=(*told[at].rules, *walk.rules),

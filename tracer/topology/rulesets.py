@@ -7,6 +7,7 @@ rule's own however much else has changed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tracer.model.probes import Trace
-from tracer.topology.netns import in_namespace
+from tracer.topology.netns import in_namespace, inode
 from tracer.topology.nfnetlink import GETRULE, GETTABLE, Connection, text, word
 
 IPTABLES = {"ip": ("iptables-nft-save", "iptables-save"), "ip6": ("ip6tables-nft-save", "ip6tables-save")}
@@ -50,7 +51,7 @@ class Rulesets:
         table = self._tables.get(place)
         if table is None or ((key not in table.rules or table.handle != trace.table_handle) and key not in table.asked):
             asked = table.asked if table else set()
-            table = self._tables[place] = _read(paths.get(trace.netns, ""), trace.family, trace.table)
+            table = self._tables[place] = _read(trace, paths.get(trace.netns, ""))
             table.asked = asked | {key}
         if table.why:
             return replace(trace, unsure=table.why)
@@ -61,10 +62,15 @@ class Rulesets:
                        if made_anew else None)
 
 
-def _read(path: str, family: str, name: str) -> _Table:
-    """One table of the namespace at `path`."""
+def _read(trace: Trace, path: str) -> _Table:
+    """The message's table, in the namespace at `path`."""
+    def read() -> _Table:
+        if inode("/proc/thread-self/ns/net") != trace.netns:
+            raise OSError(errno.ESTALE, "its process ended")
+        return _read_here(trace.family, trace.table)
+
     try:
-        return in_namespace(path, lambda: _read_here(family, name))
+        return in_namespace(path, read)
     except OSError as error:
         return _Table(why=f"the ruleset could not be read: {error.strerror or error}")
 

@@ -1,0 +1,268 @@
+"""The rules that packets met, word by word: iptables-nft on a real engine, native nft in namespaces of our own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.functional.conftest import CHECKOUT, Dnettrace, program
+from tests.functional.engine import NETNS, Engine, delete_namespace, in_netns
+from tests.functional.way import Output, Row, read
+
+HOST, A, B = (f"dnt{os.getpid()}-rules-{name}" for name in ("host", "a", "b"))
+
+
+def inside(netns: str, *argv: str, stdin: str | None = None) -> str:
+    more = {"stdin": None, "input": stdin} if stdin else {}
+    done = in_netns(netns, *argv, **more)
+    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
+    return str(done.stdout)
+
+
+def rules(journey: Row, stage: str, node: str = "host") -> list[tuple[str, str, str | None, str]]:
+    return [(rule["table"], rule["chain"], rule["rule"], rule["verdict"]) for hop in journey["hops"]
+            if hop["stage"] == stage and hop["node"] == node for rule in hop["rules"]]
+
+
+def unknown(journey: Row) -> set[str]:
+    return {hop["rules_unknown"] for hop in journey["hops"] if hop["rules_unknown"]}
+
+
+def stopped(output: Output, kind: str = "request") -> tuple[str, str, str, str | None, str]:
+    end = output.only(kind)["end"]
+    rule = end["rule"]
+    assert end["result"] == "dropped" and rule, end
+    return rule["family"], rule["table"], rule["chain"], rule["rule"], rule["verdict"]
+
+
+@pytest.fixture
+def on_engine(dnettrace: Dnettrace, engine: Engine) -> Callable[..., Output]:
+    def ping(*args: str, status: int = 0) -> Output:
+        return read(dnettrace("ping", *args, "-c", "1", "--json", netns=engine.host_netns, env=engine.env()), status)
+    return ping
+
+
+def test_every_rule_of_an_engine_s_accept_path(on_engine: Callable[..., Output], engine: Engine) -> None:
+    output = on_engine("c1", "c2")
+    saved = inside(engine.host_netns, "iptables-save", "-t", "filter").splitlines()
+    for kind in ("request", "reply"):
+        journey = output.only(kind)
+        met = rules(journey, "forward")
+        assert met[0][:3] == ("filter", "FORWARD", "-A FORWARD -j DOCKER-USER")
+        assert met[-1][3] == "accept"
+        assert [rule for _table, _chain, rule, _verdict in met if rule not in saved] == []
+        assert unknown(journey) == set()
+    assert "--ctstate RELATED,ESTABLISHED" in str(rules(output.only("reply"), "forward")[-1][2])
+
+
+def test_the_rule_that_isolates_networks(on_engine: Callable[..., Output], engine: Engine, dnettrace: Dnettrace) -> None:
+    engine.docker("network", "create", "web")
+    engine.run("c3", "--network", "web")
+    bridge = "br-" + engine.docker("network", "inspect", "-f", "{{.Id}}", "web")[:12]
+    try:
+        family, table, chain, rule, verdict = stopped(on_engine("c1", "c3", status=1))
+        assert (family, table, verdict) == ("ip", "filter", "drop")
+        assert chain.startswith("DOCKER") and rule == f"-A {chain} -o {bridge} -j DROP"
+        said = dnettrace("ping", "c1", "c3", "-c", "1", netns=engine.host_netns, env=engine.env()).stdout
+        assert f"✗ dropped at filter/{chain} by rule\n      {rule}\n" in said
+    finally:
+        engine.remove("c3")
+        engine.docker("network", "rm", "web")
+
+
+def test_a_rule_that_rejects(on_engine: Callable[..., Output], engine: Engine) -> None:
+    own = ["DOCKER-USER", "-p", "icmp", "-m", "comment", "--comment", "no # handle 7", "-j", "REJECT"]
+    inside(engine.host_netns, "iptables", "-I", *own)
+    try:
+        output = on_engine("c1", "c2", status=1)
+        assert stopped(output) == (
+            "ip", "filter", "DOCKER-USER", '-A DOCKER-USER -p icmp -m comment --comment "no # handle 7" -j REJECT '
+            "--reject-with icmp-port-unreachable", "reject")
+    finally:
+        inside(engine.host_netns, "iptables", "-D", *own)
+
+
+def test_a_rule_inside_the_container(on_engine: Callable[..., Output], engine: Engine) -> None:
+    netns = f"/proc/{engine.pid('c2')}/ns/net"
+    inside(netns, "iptables", "-A", "INPUT", "-p", "icmp", "-j", "DROP")
+    try:
+        output = on_engine("c1", "c2", status=1)
+        assert stopped(output) == ("ip", "filter", "INPUT", "-A INPUT -p icmp -j DROP", "drop")
+        assert output.only("request")["end"]["node"] == "c2"
+    finally:
+        inside(netns, "iptables", "-F", "INPUT")
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[None]:
+    """A and B on the bridge br9 of HOST, which bridge netfilter leaves to the bridge family alone."""
+    names = (HOST, A, B)
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        commands = ["link add br9 type bridge", "addr add 10.9.0.1/24 dev br9", "addr add fd09::1/64 dev br9 nodad",
+                    "link set br9 up"]
+        for at, name in ((2, A), (3, B)):
+            commands += [f"link add p{at} type veth peer name eth0 netns {name}", f"link set p{at} master br9 up",
+                         f"-n {name} addr add 10.9.0.{at}/24 dev eth0", f"-n {name} addr add fd09::{at}/64 dev eth0 nodad",
+                         f"-n {name} link set eth0 up"]
+        for command in commands:
+            inside(str(NETNS / HOST), "ip", *command.split())
+        yield
+    finally:
+        for name in names:
+            delete_namespace(name)
+
+
+@pytest.fixture
+def native(network: None, dnettrace: Dnettrace) -> Iterator[Callable[..., Output]]:
+    """Pings with a native ruleset in HOST."""
+    def ping(ruleset: str, *args: str, status: int | None = 0) -> Output:
+        inside(str(NETNS / HOST), "nft", "-f", "-", stdin=f"flush ruleset\n{ruleset}")
+        return read(dnettrace("ping", *args, "-c", "1", "-W", "1", "--json", netns=str(NETNS / HOST)), status)
+    yield ping
+    inside(str(NETNS / HOST), "nft", "flush", "ruleset")
+
+
+def test_native_sets_jumps_and_two_base_chains(native: Callable[..., Output]) -> None:
+    output = native("""
+table inet fw {
+    set blocked {
+        type ipv4_addr
+        elements = { 10.9.0.2 }
+    }
+    chain early {
+        type filter hook input priority -10
+        meta l4proto icmp counter jump ours
+    }
+    chain ours {
+        ip protocol icmp log prefix "x" level debug
+        ip saddr { 10.9.0.2, 10.9.0.77 } accept
+    }
+    chain late {
+        type filter hook input priority 10
+        ip saddr @blocked drop
+    }
+}""", f"netns:{A}", "host", status=1)
+    request = output.only("request")
+    met = [(chain, rule.partition(" packets")[0] if rule else rule, verdict)
+           for _table, chain, rule, verdict in rules(request, "input")]
+    assert met == [
+        ("early", "meta l4proto icmp counter", "jump ours"),
+        ("ours", 'ip protocol icmp log prefix "x" level debug', "continue"),
+        ("ours", "ip saddr { 10.9.0.2, 10.9.0.77 } accept", "accept"),
+        ("late", "ip saddr @blocked drop", "drop")]
+    assert stopped(output) == ("inet", "fw", "late", "ip saddr @blocked drop", "drop")
+    assert unknown(request) == set()
+
+
+@pytest.mark.parametrize(("family", "rule"), [
+    ("ip", "icmp type echo-request reject with icmp type host-prohibited"),
+    ("ip6", "icmpv6 type echo-request reject with icmpv6 type admin-prohibited"),
+    ("inet", "meta l4proto { icmp, ipv6-icmp } reject with icmpx type admin-prohibited")])
+def test_native_reject(native: Callable[..., Output], family: str, rule: str) -> None:
+    ruleset = f"table {family} own {{\n chain in {{\n type filter hook input priority 0\n {rule}\n }}\n }}"
+    output = native(ruleset, f"netns:{A}", "fd09::1" if family == "ip6" else "10.9.0.1", status=1)
+    found = stopped(output)
+    assert (*found[:3], found[4]) == (family, "own", "in", "reject")
+    assert (found[3] or "").split(" reject ")[0] == rule.split(" reject ")[0]
+
+
+def test_a_policy_that_drops(native: Callable[..., Output], dnettrace: Dnettrace) -> None:
+    for family, address in (("ip", "10.9.0.1"), ("ip6", "fd09::1")):
+        accept = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept" if family == "ip6" else ""
+        output = native(f"table {family} own {{\n chain in {{\n type filter hook input priority 0\n policy drop\n {accept}\n}}\n}}",
+                        f"netns:{A}", address, status=1)
+        assert stopped(output) == (family, "own", "in", None, "drop")
+        assert output.only("request")["end"]["rule"]["policy"]
+    said = dnettrace("ping", f"netns:{A}", "fd09::1", "-c", "1", "-W", "1", netns=str(NETNS / HOST)).stdout
+    assert "✗ dropped by the policy of own/in\n" in said
+
+
+@pytest.mark.parametrize(("hook", "rule", "stage"), [
+    ("hook prerouting priority -300", "ether type ip ip protocol icmp drop", "ingress"),
+    ("hook forward priority 0", "ip daddr 10.9.0.3 icmp type echo-request drop", "l2_forward"),
+    ("hook forward priority 0", "ip daddr 10.9.0.3 icmp type echo-request accept", "l2_forward"),
+    ("hook postrouting priority 0", 'oifname "p3" ip protocol icmp accept', "egress")])
+def test_the_bridge_family(native: Callable[..., Output], hook: str, rule: str, stage: str) -> None:
+    drops = rule.endswith("drop")
+    output = native(f"table bridge own {{\n chain it {{\n type filter {hook}\n {rule}\n }}\n }}",
+                    f"netns:{A}", f"netns:{B}", status=1 if drops else 0)
+    if drops:
+        assert stopped(output) == ("bridge", "own", "it", rule.replace("ether type ip ip", "ip"), "drop")
+    else:
+        assert rules(output.only("request"), stage) == [("own", "it", rule, "accept")]
+
+
+def test_the_netdev_family(native: Callable[..., Output]) -> None:
+    chain = 'table netdev own {{\n chain it {{\n type filter hook ingress device "p2" priority 0\n {}\n }}\n }}'
+    output = native(chain.format("icmp type echo-request counter"), f"netns:{A}", f"netns:{B}")
+    request = rules(output.only("request"), "ingress")
+    assert [(table, chain, verdict) for table, chain, _rule, verdict in request] == [
+        ("own", "it", "continue"), ("own", "it", "accept")]
+    assert str(request[0][2]).startswith("icmp type echo-request counter packets")
+    output = native(chain.format("icmp type echo-request drop"), f"netns:{A}", f"netns:{B}", status=1)
+    assert stopped(output) == ("netdev", "own", "it", "icmp type echo-request drop", "drop")
+
+
+OWN = "table ip own {\n chain in {\n type filter hook input priority 0\n icmp type echo-request accept\n }\n }"
+
+
+def test_no_rules(native: Callable[..., Output]) -> None:
+    request = native(OWN, f"netns:{A}", "10.9.0.1", "--no-rules").only("request")
+    assert rules(request, "input") == []
+    assert unknown(request) == {"rule tracing is turned off"}
+
+
+def test_kill_9_leaves_no_table_and_none_is_there_between_probes(native: Callable[..., Output]) -> None:
+    native(OWN, f"netns:{A}", "10.9.0.1")
+    command = ["nsenter", f"--net={NETNS / HOST}", *program(), "ping", f"netns:{A}", "10.9.0.99", "-i", "0.2", "-W", "0.1"]
+    tables: set[int] = set()
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=CHECKOUT)
+    try:
+        deadline = time.monotonic() + 15
+        while len(tables) < 2 and time.monotonic() < deadline:
+            tables.add(inside(str(NETNS / HOST), "nft", "list", "tables").count("dnettrace-"))
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    assert tables == {0, 1}
+    time.sleep(0.1)
+    assert inside(str(NETNS / HOST), "nft", "list", "tables").split() == ["table", "ip", "own"]
+
+
+def test_10_000_rules_are_read_once_and_a_rule_that_is_new_is_found(native: Callable[..., Output],
+                                                                     dnettrace: Dnettrace) -> None:
+    many = "\n".join(f"-A INPUT -s 10.77.{at >> 8}.{at & 255}/32 -j DROP" for at in range(10_000))
+    inside(str(NETNS / HOST), "nft", "flush", "ruleset")
+    inside(str(NETNS / HOST), "iptables-nft-restore", stdin=f"*filter\n:INPUT ACCEPT [0:0]\n{many}\n"
+           "-A INPUT -p icmp -j ACCEPT\nCOMMIT\n")
+    begun = time.monotonic()
+    output = read(dnettrace("ping", f"netns:{A}", "10.9.0.1", "-c", "2", "-i", "0.2", "--json", netns=str(NETNS / HOST)))
+    assert time.monotonic() - begun < 8
+    assert rules(output.only("request"), "input") == [("filter", "INPUT", "-A INPUT -p icmp -j ACCEPT", "accept")]
+
+
+def test_rules_that_change_in_mid_trace(native: Callable[..., Output]) -> None:
+    """Each probe is shown with the rule that it met, whatever was added, deleted or made anew since."""
+    native(OWN, f"netns:{A}", "10.9.0.1")
+    command = ["nsenter", f"--net={NETNS / HOST}", *program(), "ping", f"netns:{A}", "10.9.0.1", "-i", "0.5", "-c", "4",
+               "--json"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, cwd=CHECKOUT, text=True)
+    assert running.stdout
+    lines = []
+    for line in running.stdout:
+        lines.append(line)
+        if '"reply"' in line and '"seq": 2' in line:
+            inside(str(NETNS / HOST), "nft", "-f", "-", stdin=f"flush ruleset\n{OWN.replace('echo-request', '{ 0, 8 }')}")
+    assert running.wait() == 0
+    output = read(subprocess.CompletedProcess(command, 0, "".join(lines), ""))
+    met = [rules(output.only("request", seq), "input")[0][2] for seq in (1, 2, 3, 4)]
+    assert met[:2] == ["icmp type echo-request accept"] * 2
+    assert met[3] == "icmp type { echo-reply, echo-request } accept"
