@@ -177,8 +177,8 @@ def test_native_reject(native: Callable[..., Output], family: str, rule: str) ->
 def test_a_policy_that_drops(native: Callable[..., Output], dnettrace: Dnettrace) -> None:
     for family, address in (("ip", "10.9.0.1"), ("ip6", "fd09::1")):
         accept = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept" if family == "ip6" else ""
-        output = native(f"table {family} own {{\n chain in {{\n type filter hook input priority 0\n policy drop\n {accept}\n}}\n}}",
-                        f"netns:{A}", address, status=1)
+        chain = f"chain in {{\n type filter hook input priority 0\n policy drop\n {accept}\n }}"
+        output = native(f"table {family} own {{\n {chain}\n }}", f"netns:{A}", address, status=1)
         assert stopped(output) == (family, "own", "in", None, "drop")
         assert output.only("request")["end"]["rule"]["policy"]
     said = dnettrace("ping", f"netns:{A}", "fd09::1", "-c", "1", "-W", "1", netns=str(NETNS / HOST)).stdout
@@ -189,15 +189,37 @@ def test_a_policy_that_drops(native: Callable[..., Output], dnettrace: Dnettrace
     ("hook prerouting priority -300", "ether type ip ip protocol icmp drop", "ingress"),
     ("hook forward priority 0", "ip daddr 10.9.0.3 icmp type echo-request drop", "l2_forward"),
     ("hook forward priority 0", "ip daddr 10.9.0.3 icmp type echo-request accept", "l2_forward"),
+    ("hook output priority 0", "ip protocol icmp accept", "l2_forward"),
+    ("hook input priority 0", "ip protocol icmp accept", "l2_local"),
     ("hook postrouting priority 0", 'oifname "p3" ip protocol icmp accept', "egress")])
 def test_the_bridge_family(native: Callable[..., Output], hook: str, rule: str, stage: str) -> None:
     drops = rule.endswith("drop")
     output = native(f"table bridge own {{\n chain it {{\n type filter {hook}\n {rule}\n }}\n }}",
-                    f"netns:{A}", f"netns:{B}", status=1 if drops else 0)
+                    "host" if "output" in hook else f"netns:{A}", "host" if "input" in hook else f"netns:{B}",
+                    status=1 if drops else 0)
     if drops:
         assert stopped(output) == ("bridge", "own", "it", rule.replace("ether type ip ip", "ip"), "drop")
     else:
         assert rules(output.only("request"), stage) == [("own", "it", rule, "accept")]
+
+
+def test_arp_and_neighbour_discovery(native: Callable[..., Output]) -> None:
+    chain = "chain it {{\n type filter hook {} priority 0\n {}\n }}"
+    output = native(f"table bridge own {{\n {chain.format('forward', 'arp operation request accept')}\n }}",
+                    f"netns:{A}", f"netns:{B}", "--arp")
+    request = output.only("request")
+    assert next(rule for hop in request["hops"] for rule in hop["rules"])["rule"] == "arp operation request accept"
+    output = native(f"table ip6 own {{\n {chain.format('input', 'icmpv6 type nd-neighbor-solicit accept')}\n }}",
+                    f"netns:{A}", "fd09::1", "--arp")
+    assert rules(output.only("request"), "input") == [
+        ("own", "it", "icmpv6 type nd-neighbor-solicit accept", "accept")]
+
+
+def test_ip6tables(native: Callable[..., Output], dnettrace: Dnettrace) -> None:
+    own = ["INPUT", "-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", "128", "-j", "DROP"]
+    inside(str(NETNS / HOST), "ip6tables-nft", "-A", *own)
+    output = read(dnettrace("ping", f"netns:{A}", "fd09::1", "-c", "1", "-W", "1", "--json", netns=str(NETNS / HOST)), 1)
+    assert stopped(output) == ("ip6", "filter", "INPUT", f"-A {' '.join(own)}", "drop")
 
 
 def test_the_netdev_family(native: Callable[..., Output]) -> None:
