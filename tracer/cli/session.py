@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from tracer import __version__
 from tracer.errors import ExitStatus, UserError
 from tracer.journey.assemble import Assembler
+from tracer.journey.counted import counted
 from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes, require_root
 from tracer.model.journey import Journey, Result
@@ -24,6 +25,7 @@ from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
 from tracer.topology.changes import Changes
 from tracer.topology.host import Host
+from tracer.topology.legacy import LegacyCounters
 from tracer.topology.place import Destination, Place
 from tracer.topology.way import addresses_on_the_way, source_address
 from tracer.traffic.answer import SendFailure
@@ -51,6 +53,7 @@ class Plan:
     version: int | None
     transport: str  # "icmp", "tcp", "udp", "arp"
     port: int | None  # of tcp and udp
+    rules: bool = True  # say which rules decided
 
 
 @dataclass(slots=True)
@@ -105,6 +108,7 @@ class Session:
         self._refused: set[int] = set()  # that never left, of those that are waiting
         self._errors: dict[int, str] = {}  # seq -> the ICMP error that came instead of an answer
         self._sender: Address | None = None  # the address that the kernel sends from; None without a route
+        self._counters = LegacyCounters() if plan.rules else None
         self._interrupted = False
         self._looked = 0.0
         self._named: set[int] = set()  # namespaces that were found on the way
@@ -221,6 +225,8 @@ class Session:
 
     def _send(self, seq: int, prober: Prober, assembler: Assembler) -> None:
         self._tally.sent += 1
+        if self._counters:
+            self._counters.before(seq)
         sent = prober.send(seq)
         if isinstance(sent, SendFailure):
             self._tally.fail(Failure(seq, f"never left: {sent.text}"))
@@ -268,6 +274,8 @@ class Session:
         for namespace in topology.namespaces.values():
             probes.watch(namespace)
             self._changes.watch(namespace)
+            if self._counters:
+                self._counters.watch(namespace)
 
     def _puzzling(self, assembler: Assembler) -> bool:
         """Is there a device that may yet get its name? A container's engine knows it only a moment after its first
@@ -277,6 +285,8 @@ class Session:
     def _tell(self, seq: int, assembler: Assembler) -> None:
         del self._waiting[seq]
         journeys = assembler.take(seq)
+        if self._counters:
+            journeys = counted(journeys, self._counters.after(seq), assembler.topology)
         if seq not in self._answered and seq not in self._refused:
             self._tally.fail(Failure(seq, self._why(seq, journeys)))
         self._answered.discard(seq)
