@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from tracer import __version__
 from tracer.errors import ExitStatus, UserError
 from tracer.journey.assemble import Assembler
+from tracer.journey.counted import counted
 from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes, require_root
 from tracer.model.journey import Journey, Result
@@ -24,6 +25,7 @@ from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
 from tracer.topology.changes import Changes
 from tracer.topology.host import Host
+from tracer.topology.legacy import LegacyCounters
 from tracer.topology.place import Destination, Place
 from tracer.topology.rulesets import Rulesets
 from tracer.topology.way import addresses_on_the_way, source_address
@@ -52,7 +54,7 @@ class Plan:
     version: int | None
     transport: str  # "icmp", "tcp", "udp", "arp"
     port: int | None  # of tcp and udp
-    rules: bool = True  # trace rules
+    rules: bool = True  # say which rules decided
 
 
 @dataclass(slots=True)
@@ -108,6 +110,7 @@ class Session:
         self._refused: set[int] = set()  # that never left, of those that are waiting
         self._errors: dict[int, str] = {}  # seq -> the ICMP error that came instead of an answer
         self._sender: Address | None = None  # the address that the kernel sends from; None without a route
+        self._counters = LegacyCounters() if plan.rules else None
         self._interrupted = False
         self._looked = 0.0
         self._named: set[int] = set()  # namespaces that were found on the way
@@ -224,6 +227,8 @@ class Session:
 
     def _send(self, seq: int, prober: Prober, assembler: Assembler) -> None:
         self._tally.sent += 1
+        if self._counters:
+            self._counters.before(seq)
         sent = prober.send(seq)
         if isinstance(sent, SendFailure):
             self._tally.fail(Failure(seq, f"never left: {sent.text}"))
@@ -275,6 +280,8 @@ class Session:
         for namespace in topology.namespaces.values():
             probes.watch(namespace)
             self._changes.watch(namespace)
+            if self._counters:
+                self._counters.watch(namespace)
 
     def _puzzling(self, assembler: Assembler) -> bool:
         """Is there a device that may yet get its name? A container's engine knows it only a moment after its first
@@ -284,6 +291,8 @@ class Session:
     def _tell(self, seq: int, assembler: Assembler) -> None:
         del self._waiting[seq]
         journeys = assembler.take(seq)
+        if self._counters:
+            journeys = counted(journeys, self._counters.after(seq), assembler.topology)
         if seq not in self._answered and seq not in self._refused:
             self._tally.fail(Failure(seq, self._why(seq, journeys)))
         self._answered.discard(seq)

@@ -89,6 +89,8 @@ class Rule:
     legacy: bool = False  # of iptables-legacy
     handle: int | None = None  # nftables' own number of the rule
     owner: str | None = None  # whose rule it is: "Docker", "ufw", ...; None: nothing tells
+    by: str = "trace"  # how it is known: "trace"; "counter": of those that may have decided, its counter alone rose;
+    # "candidate": one of several that may have decided
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,97 @@
+"""Rules of iptables-legacy, concluded from counters.
+
+What a packet met at a table is known by whether it got past it. One rule or policy decided that, and its counter rose. If
+the counters of others with the same outcome stood still, it was that one; if not, it was one of those that rose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from tracer.journey.owners import owner
+from tracer.model.counters import CountedRule, Risen
+from tracer.model.journey import Hop, Journey, Result, Rule, Table
+from tracer.model.topology import Topology
+
+PASSES, STOPS = "passes", "stops"
+# What targets that decide do to the packet; the others let it go on in its chain.
+OUTCOMES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("ACCEPT", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "TPROXY"), (PASSES,)),
+    **dict.fromkeys(("DROP", "REJECT", "SYNPROXY"), (STOPS,)),
+    **dict.fromkeys(("QUEUE", "NFQUEUE"), (PASSES, STOPS)),  # a program decides
+}
+VERDICTS = {"DROP": "drop", "SYNPROXY": "drop", "REJECT": "reject", "QUEUE": "queue", "NFQUEUE": "queue"}
+
+
+def counted(journeys: Iterable[Journey], risen: Mapping[int, Risen], topology: Topology) -> list[Journey]:
+    """The journeys of one probe, with the rules that iptables-legacy's counters (by namespace) tell at their hops."""
+    return [_with_rules(journey, risen, topology) if risen else journey for journey in journeys]
+
+
+def _with_rules(journey: Journey, risen: Mapping[int, Risen], topology: Topology) -> Journey:
+    hops = tuple(_at(hop, risen[hop.netns], topology) if hop.netns in risen else hop for hop in journey.hops)
+    end = journey.end
+    last = next((hop for hop in reversed(hops) if hop.stopped_at), None)
+    if last and end.result is Result.DROPPED and end.rule is None:
+        rule = next((r for r in last.rules if r.by == "counter" and r.verdict in ("drop", "reject")), None)
+        end = replace(end, rule=rule)
+    return replace(journey, hops=hops, end=end)
+
+
+def _at(hop: Hop, risen: Risen, topology: Topology) -> Hop:
+    passed, stopped = hop.tables or (), [t for t in hop.stopped_at if t.legacy or not _got_past(t, hop.rules)]
+    if not any(table.legacy for table in (*passed, *stopped)):
+        return hop
+    if risen.unknown:
+        said = f"iptables-legacy: {risen.unknown}"
+        return replace(hop, rules_unknown="; ".join(filter(None, (hop.rules_unknown, said))))
+    found = [rule for table in passed if table.legacy for rule in _decided([table], PASSES, risen.rules, sure=True)]
+    # where nftables may have stopped it as well, a counter that rose may be due to another packet
+    found += _decided([t for t in stopped if t.legacy], STOPS, risen.rules, sure=all(t.legacy for t in stopped))
+    rules = (*hop.rules, *(replace(rule, owner=owner(rule, topology)) for rule in found))
+    priorities = {(t.family, t.table, t.legacy): t.priority for t in (*passed, *hop.stopped_at)}
+    return replace(hop, rules=tuple(sorted(rules, key=lambda r: priorities.get((r.family, r.table, r.legacy), 0))))
+
+
+def _got_past(table: Table, rules: Iterable[Rule]) -> bool:
+    """Did a trace see what this table decided, and was it not the end?"""
+    verdicts = [r.verdict for r in rules if (r.family, r.table, r.legacy) == (table.family, table.table, False)]
+    return bool(verdicts) and verdicts[-1] not in ("drop", "reject")
+
+
+def _decided(tables: Iterable[Table], outcome: str, risen: Iterable[CountedRule], sure: bool) -> list[Rule]:
+    """The rule that decided in these tables, of which one did, with the jumps that led to it; or all that may have.
+
+    None where no counter rose: only a connection's first packet meets nat. `sure`: one of them did decide.
+    """
+    found = []
+    for table in tables:
+        own = _reached(table, risen)
+        found += [(table.chain, own, rule) for rule in own
+                  if not rule.leads and outcome in OUTCOMES.get(rule.target or "", ())]
+    if len(found) != 1 or not sure:
+        return [_rule(rule, "candidate") for _base, _own, rule in found]
+    base, own, rule = found[0]
+    way = [rule]
+    while way[0].chain != base:
+        jumps = [jump for jump in own if jump.leads and jump.target == way[0].chain]
+        if len(jumps) != 1:  # by which of them it came is not known
+            return [_rule(rule, "counter")]
+        way.insert(0, jumps[0])
+    return [_rule(step, "counter") for step in way]
+
+
+def _reached(table: Table, risen: Iterable[CountedRule]) -> list[CountedRule]:
+    """Those that rose in the table's base chain, and in chains that rules that rose lead to from there."""
+    own = [rule for rule in risen if (rule.family, rule.table) == (table.family, table.table)]
+    chains = {table.chain}
+    while more := {rule.target or "" for rule in own if rule.leads and rule.chain in chains} - chains:
+        chains |= more
+    return [rule for rule in own if rule.chain in chains]
+
+
+def _rule(counted: CountedRule, by: str) -> Rule:
+    verdict = f"{counted.leads} {counted.target}" if counted.leads else VERDICTS.get(counted.target or "", "accept")
+    return Rule(counted.family, counted.table, counted.chain, counted.rule, verdict, exact=False,
+                policy=counted.rule is None, legacy=True, by=by)

@@ -1,0 +1,131 @@
+"""The counters of iptables-legacy before and after a probe, read by its own tool in the namespaces that have its tables.
+
+Nothing is loaded or changed: the tool prints the tables that /proc/net/ip_tables_names lists.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
+
+from tracer.model.counters import CountedRule, Risen
+from tracer.model.topology import Namespace
+from tracer.topology.netns import in_namespace
+
+TIMEOUT = 2.0  # seconds for one reading
+PAUSE = 4  # times what a reading took, until the next probe's: 10,000 rules must not hold up the probes
+TOO_SOON = "its counters are not read for so many probes a second"
+FAMILIES = {"ip": "iptables", "ip6": "ip6tables"}
+_POLICY = re.compile(r":(\S+) (\S+) \[(\d+):\d+\]")
+_RULE = re.compile(r"\[(\d+):\d+\] (-A (\S+).*)")
+_TARGET = re.compile(r" -([jg]) (\S+)")
+
+Reading = tuple[CountedRule, ...]
+
+
+class LegacyCounters:
+    """Readings around each probe. A probe's rise may be another packet's, too: what follows from it is journey's to say."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, tuple[str, tuple[str, ...]]] = {}  # inode -> path, families
+        self._before: dict[int, Mapping[int, Reading | str]] = {}  # seq -> readings, or why there is none, by inode
+        self._not_before = 0.0  # monotonic s
+
+    def watch(self, namespace: Namespace) -> None:
+        """Read it from now on, if it has tables of iptables-legacy."""
+        families = tuple(dict.fromkeys(chain.family for chain in namespace.chains or () if chain.legacy))
+        if families:
+            self._watched[namespace.inode] = namespace.path, families
+
+    def before(self, seq: int) -> None:
+        """A probe is about to be sent."""
+        if self._watched:
+            soon = time.monotonic() < self._not_before
+            self._before[seq] = dict.fromkeys(self._watched, TOO_SOON) if soon else self._read()
+
+    def after(self, seq: int) -> dict[int, Risen]:
+        """What rose since before(), by inode. A probe's second asking gets nothing."""
+        before = self._before.pop(seq, {})
+        after = self._read() if any(not isinstance(reading, str) for reading in before.values()) else {}
+        return {inode: difference(inode, reading, after.get(inode, "it is gone")) for inode, reading in before.items()}
+
+    def _read(self) -> Mapping[int, Reading | str]:
+        begun = time.monotonic()
+        found = {inode: _read_namespace(*where) for inode, where in self._watched.items()}
+        now = time.monotonic()
+        self._not_before = now + PAUSE * (now - begun)
+        return found
+
+
+def difference(netns: int, before: Reading | str, after: Reading | str) -> Risen:
+    """The rules whose counters rose. Nothing is said where the rules changed or were set back to 0 meanwhile."""
+    for reading in (before, after):
+        if isinstance(reading, str):
+            return Risen(netns, unknown=reading)
+    assert not isinstance(before, str)
+    assert not isinstance(after, str)
+    pairs = [(old, new, new.packets - old.packets) for old, new in zip(before, after, strict=False)]
+    if len(before) != len(after) or any(replace(old, packets=new.packets) != new or rise < 0 for old, new, rise in pairs):
+        return Risen(netns, unknown="its rules changed meanwhile")
+    return Risen(netns, tuple(replace(new, packets=rise) for _old, new, rise in pairs if rise))
+
+
+def parse(family: str, saved: str) -> Reading:
+    """What `iptables-save -c` printed: each chain's rules in order, then its policy."""
+    found: list[CountedRule] = []
+    policies: list[CountedRule] = []
+    chains: set[str] = set()
+    table = ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table, policies, chains = line[1:], [], set()
+        elif match := _POLICY.match(line):
+            chain, policy, packets = match.groups()
+            chains.add(chain)
+            if policy != "-":
+                policies.append(CountedRule(family, table, chain, None, policy, int(packets)))
+        elif match := _RULE.match(line):
+            # a comment may hold anything, but the target comes behind the matches
+            leads, target = ([*_TARGET.findall(re.sub(r'"(\\.|[^"\\])*"', '""', match[2]))] or [(None, None)])[0]
+            found.append(CountedRule(family, table, match[3], match[2].rstrip(), target, int(match[1]),
+                                     {"j": "jump", "g": "goto"}[leads] if target in chains else None))
+        elif line == "COMMIT":
+            found += policies
+    return tuple(found)
+
+
+def _read_namespace(path: str, families: tuple[str, ...]) -> Reading | str:
+    found: Reading = ()
+    for family in families:
+        tool = _tool(FAMILIES[family])
+        if tool is None:
+            return f"{FAMILIES[family]}-legacy-save is not installed, which reads its counters"
+        try:
+            done = in_namespace(path, partial(subprocess.run, (tool, "-c"), text=True, errors="replace", capture_output=True,
+                                              timeout=TIMEOUT, stdin=subprocess.DEVNULL))
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"its counters could not be read ({getattr(error, 'strerror', None) or 'no answer in time'})"
+        if done.returncode:
+            return f"its counters could not be read ({done.stderr.strip() or done.returncode})"
+        found += parse(family, done.stdout)
+    return found
+
+
+@cache
+def _tool(name: str) -> str | None:
+    """The program that saves the tables of iptables-legacy; before iptables 1.8 it had no name of its own."""
+    path = os.pathsep.join(filter(None, (os.environ.get("PATH"), "/usr/sbin", "/sbin")))
+    if own := shutil.which(f"{name}-legacy-save", path=path):
+        return own
+    plain = shutil.which(f"{name}-save", path=path)
+    try:
+        said = subprocess.run([plain, "--version"], text=True, capture_output=True, timeout=TIMEOUT).stdout if plain else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return plain if said and "nf_tables" not in said else None
