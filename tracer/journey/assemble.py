@@ -45,6 +45,7 @@ class Assembler:
         self._tracks = Tracks(topology)
         self._walks = Walks()
         self._answered: set[int] = set()
+        self._visited: set[int] = set()  # namespaces that probes and answers were seen in
         self._sent: deque[tuple[int, int]] = deque(maxlen=SENT)  # (CLOCK_MONOTONIC ns, seq), the newest last
 
     @property
@@ -78,8 +79,8 @@ class Assembler:
 
     def unknown(self) -> set[LinkKey]:
         """Devices that packets were seen at and that the topology does not have."""
-        return {LinkKey(event.netns, event.ifindex) for track in self._tracks.live for event in track.events
-                if event.netns and event.ifindex and self._tracks.topology.link(event.netns, event.ifindex) is None}
+        return {LinkKey(event.netns, event.ifindex) for track in self._tracks.live if self._concerns(track)
+                for event in track.events if event.netns and event.ifindex and self._tracks.topology.link(event.netns, event.ifindex) is None}
 
     def settled(self, seq: int, now: int) -> bool:
         """Can nothing more be learned about this probe? Its packets all ended, and the answer is in or cannot come.
@@ -128,8 +129,23 @@ class Assembler:
     def _originals(self) -> list[Track]:
         return [track for track in self._tracks.live if track.parent is None]
 
+    def _concerns(self, track: Track) -> bool:
+        """A lookup between the same addresses may be that of another network, which the run's packets never see."""
+        netns = track.events[0].netns
+        return self._about(track).kind != "arp" or netns in (self._tracks.topology.host, self._target) or any(
+            netns in {event.netns for event in other.events} for other in self._tracks.live
+            if self._about(other).kind != "arp") or netns in self._visited
+
     def _tell_all(self, tracks: list[Track]) -> list[Journey]:
-        return self._linked([journey for track in tracks for journey in self._tell(track)])
+        told = []
+        for track in tracks:
+            if self._concerns(track):
+                if self._about(track).kind != "arp":
+                    self._visited.update(event.netns for event in track.events)
+                told += self._tell(track)
+            else:
+                self._tracks.forget(track)
+        return self._linked(told)
 
     def _linked(self, journeys: list[Journey]) -> list[Journey]:
         """A proxy's own packets are due to the request that it took in. That they are for this one among its clients'
