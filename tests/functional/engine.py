@@ -98,12 +98,15 @@ def in_netns(netns: str, *argv: str, **kw: Any) -> subprocess.CompletedProcess[s
 
 
 @contextmanager
-def private_engine() -> Iterator[Engine]:
-    """An engine with the containers c1 and c2 (publishes 8080, answers HTTP on 80). Leaves nothing behind."""
+def private_engine(tag: str = "", **settings: Any) -> Iterator[Engine]:
+    """An engine with the containers c1 and c2 (publishes 8080, answers HTTP on 80). Leaves nothing behind.
+
+    `tag` tells a second engine of the same process from the first, `settings` are added to its daemon.json.
+    """
     unpacked = cache() / "engine"
     busybox = find_busybox(unpacked)
     clear_leftovers()
-    name = f"dnt{os.getpid()}"
+    name = f"dnt{os.getpid()}" + (f"-{tag}" if tag else "")
     engine = Engine(name, BASE / f"{name}-engine", unpacked)
     if not shutil.which("dockerd", path=engine.env()["PATH"]):
         raise EngineMissing("no dockerd on PATH and none unpacked in the cache; scripts/test unpacks one on Debian "
@@ -112,7 +115,7 @@ def private_engine() -> Iterator[Engine]:
         stack.callback(clear, name)
         engine.home.mkdir(mode=0o755)
         make_network(name)
-        start_daemon(engine)
+        start_daemon(engine, settings)
         make_image(engine, busybox)
         engine.run("c1")
         engine.run("c2", "-p", "8080:80", command=("httpd", "-f", "-p", "80"))
@@ -145,7 +148,7 @@ def make_network(name: str) -> None:
             raise RuntimeError(f"ip {line}: {done.stderr.strip()}")
 
 
-def start_daemon(engine: Engine) -> None:
+def start_daemon(engine: Engine, added: dict[str, Any]) -> None:
     home = engine.home
     env = engine.env()
     libraries = [str(p) for p in (*engine.unpacked.glob("usr/lib/*-linux-*"), *engine.unpacked.glob("lib/*-linux-*"))]
@@ -155,8 +158,7 @@ def start_daemon(engine: Engine) -> None:
     program = shutil.which("dockerd", path=env["PATH"])
     assert program
     # Engines before 25 write a key to /etc/docker unless told another place; later ones refuse a setting they do not know.
-    settings: dict[str, Any] = {KEY: f"{home}/key.json"} if KEY.encode() in Path(program).read_bytes() else {}
-    settings |= IPV6
+    settings = IPV6 | added | ({KEY: f"{home}/key.json"} if KEY.encode() in Path(program).read_bytes() else {})
     config.write_text(json.dumps(settings))
     command = [program, f"--config-file={config}", f"--data-root={home}/data", f"--exec-root={home}/exec",
                f"--host={engine.docker_host}", f"--pidfile={home}/dockerd.pid", "--shutdown-timeout=1"]
@@ -203,7 +205,7 @@ def clear_leftovers() -> None:
     for path in (*BASE.glob("dnt*-engine"), *NETNS.glob("dnt*-*")):
         match = OURS.fullmatch(path.name)
         if match and not Path("/proc", match[1]).exists():
-            clear(f"dnt{match[1]}")
+            clear(path.name.rpartition("-")[0])
             delete_namespace(path.name)
 
 

@@ -58,10 +58,10 @@ def arriving(target: str, device: str = "eth0") -> list[str]:
             f"{target} - deliver"]
 
 
-def switched(source: str, target: str, bridge: str = "docker0") -> list[str]:
+def switched(source: str, target: str, bridge: str = "docker0", out: str = "eth0", into: str = "eth0") -> list[str]:
     """The whole way of an echo packet between two containers on one bridge, with br_netfilter."""
-    return [*leaving(source), f"host {bridge} prerouting", f"host {bridge} l2_forward switch", f"host {bridge} forward",
-            f"host {bridge} postrouting", f"host veth>{target} egress", *arriving(target)]
+    return [*leaving(source, out), f"host {bridge} prerouting", f"host {bridge} l2_forward switch", f"host {bridge} forward",
+            f"host {bridge} postrouting", f"host veth>{target} egress", *arriving(target, into)]
 
 
 def to_host(source: str, bridge: str = "docker0") -> list[str]:

@@ -163,7 +163,7 @@ class Assembler:
         number = track.number
         ports = {port for branch in branches for port in self._ports(branch)}
         flooded = {bridge for bridge, _port in ports if len({p for b, p in ports if b == bridge}) > 1}
-        shared = [e for e in track.events if e.time < main.begun] if main is not track else []
+        shared = main.before()
         routes = main.routes if main is track else [*(e for e in track.routes if e.time < main.begun), *main.routes]
         journeys = [self._journey(number, [*shared, *main.events], routes, track, flooded, None)]
         for branch in branches:

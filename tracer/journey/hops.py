@@ -8,7 +8,7 @@ from dataclasses import replace
 from tracer.journey.conntrack import entry
 from tracer.journey.headers import decode, mac
 from tracer.journey.routes import choice, parse, sentence
-from tracer.journey.stack import FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
+from tracer.journey.stack import FROM_A_PORT, FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.journey.tracks import Tracks, device_name
 from tracer.journey.walks import Walks
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
@@ -44,7 +44,12 @@ class HopReader:
         for event in ordered:
             while events and events[-1].place == event.place == Place.ROUTE and _asked_again(events[-1], event):
                 events.pop()
-            events.append(event)
+            at = len(events)
+            while at and event.place == Place.HOOK and events[at - 1].place == Place.ROUTE:
+                at -= 1
+            # DNAT in OUTPUT looks the route up in the midst of the hook
+            in_its_midst = at and event.place == Place.HOOK and _same_hook(event, events[at - 1])
+            events.insert(at if in_its_midst else len(events), event)
         self.begun = self._start = events[0].time if events else first.time
         self._netns = first.netns
         at = 0
@@ -117,10 +122,19 @@ class HopReader:
         if not frames & SWITCHING:
             words += "; concluded from the devices, no stack was seen"
         # netfilter's FORWARD and POSTROUTING run after the decision, inside __br_forward
+        from_a_port = bool(frames & FROM_A_PORT) or not frames & FROM_THE_HOST
         at = len(self._hops)
         while at and self._hops[at - 1].stage in (Stage.FORWARD, Stage.POSTROUTING) and \
-                self._hops[at - 1].netns == event.netns and not frames & FROM_THE_HOST:
+                self._hops[at - 1].netns == event.netns and from_a_port:
             at -= 1
+        if from_a_port and at:
+            before = self._hops[at - 1]
+            if before.stage is Stage.EGRESS and (before.netns, before.ifindex) == (event.netns, bridge.ifindex):
+                # br_netfilter looks up a MAC by the bridge's own transmission, and takes the frame back from it
+                at -= 1
+                del self._hops[at]
+            if at and self._hops[at - 1].stage is Stage.ROUTE and self._hops[at - 1].netns == event.netns:
+                words += "; it stays on the bridge, since NAT in br_netfilter gave it that MAC"
         when = self._hops[at].t_ns if at < len(self._hops) else event.time - self._start
         self._hops.insert(at, Hop(when, event.netns, self._node(event), bridge.name, bridge.ifindex, stage, Role.SWITCH,
                                   bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred, timed=False))

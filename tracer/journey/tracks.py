@@ -31,9 +31,18 @@ class Track:
     routes: list[Event] = field(default_factory=list)  # lookups that decided on its way
     ended: bool = False  # its end was seen
     lost: int = 0  # events of any packet that were lost while it lived
-    parent: Track | None = None
-    copies: list[Track] = field(default_factory=list)
+    parent: Track | None = None  # what it is a copy of, which may be a copy
+    copies: list[Track] = field(default_factory=list)  # of an original: all, those of copies too
     ids: list[int] = field(default_factory=list)  # the kernel's numbers of all its skbs, the present one last
+
+    @property
+    def origin(self) -> Track | None:
+        """The original that it is a copy of; None for an original."""
+        return (self.parent.origin or self.parent) if self.parent else None
+
+    def before(self) -> list[Event]:
+        """The way of the packet until this copy of it was made."""
+        return [*self.parent.before(), *(e for e in self.parent.events if e.time < self.begun)] if self.parent else []
 
     @property
     def begun(self) -> int:
@@ -134,7 +143,7 @@ class Tracks:
                       ended=event.place in (Place.DROP, Place.CONSUME))
         self._live[event.journey] = track
         if original:
-            original.copies.append(track)
+            (original.origin or original).copies.append(track)
         else:
             self._take_lookups(track)
         return [track]
@@ -219,5 +228,7 @@ class Tracks:
             copied = bool(frames & UP_TO_THE_HOST)
         if not copied:
             return None
-        return next((other for other in reversed(self._live.values()) if other.parent is None
+        # a copy that a bridge has just sent is no original; one that came to another bridge is
+        return next((other for other in reversed(self._live.values())
+                     if (other.parent is None or not (other.ended or other.events[-1].place == Place.QUEUE))
                      and content(other.events[-1]) == content(first) and other.events[-1].netns == first.netns), None)
