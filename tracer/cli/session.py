@@ -20,8 +20,9 @@ from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes, require_root
 from tracer.model.journey import Journey, Result
 from tracer.model.report import Failure, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
-from tracer.model.selection import PORTS, Selection
+from tracer.model.selection import PORTS, Relay, Selection
 from tracer.model.topology import Address, LinkKey, Topology
+from tracer.render import words
 from tracer.render.base import Renderer
 from tracer.topology.changes import Changes
 from tracer.topology.host import Host
@@ -141,8 +142,12 @@ class Session:
         self._sender = source_address(self._source, self._destination)
         on_the_way = addresses_on_the_way(self._source, self._destination, self._sender, topology)
         transport = self._plan.transport
+        relay = self._relay()
+        if relay:
+            on_the_way.add(relay.address)
         token = free_base_port(self._source.path, port) if port else secrets.randbelow(0xFFFF) + 1
-        selection = Selection(address.version, transport, token, tuple(on_the_way), address, port, self._sender)
+        selection = Selection(address.version, transport, token, tuple(on_the_way), address, port, self._sender,
+                              relay)
         with ExitStack() as stack:
             probes = stack.enter_context(Probes(selection, self._plan.rules))
             self._changes = stack.enter_context(Changes())
@@ -160,9 +165,27 @@ class Session:
             return ExitStatus.INTERRUPTED
         return ExitStatus.OK if self._tally.answered == self._tally.sent else ExitStatus.LOST
 
+    def _relay(self) -> Relay | None:
+        """The userland proxy that listens at the destination, if one does."""
+        from tracer.topology.sockets import listener
+
+        place, plan = self._destination.place, self._plan
+        if place is None or plan.port is None:
+            return None
+        try:
+            found = listener(place.path, plan.transport, self._destination.address, plan.port)
+        except OSError:  # a kernel without inet_diag: what can be seen from the outside is shown all the same
+            return None
+        if found is None or found.relay is None or found.pid is None:
+            return None
+        return Relay(found.pid, found.program or "", found.relay.address, found.relay.port)
+
     def _prober(self, selection: Selection, topology: Topology) -> Prober:
         """The sender of the plan's kind of probe."""
         path, address, plan, sender = self._source.path, self._destination.address, self._plan, self._sender
+        if plan.transport == "tcp" and plan.port and selection.relay:
+            from tracer.traffic.connect import ConnectProber
+            return ConnectProber(path, address, plan.port, sender, selection.token)
         if plan.transport == "tcp" and plan.port:
             from tracer.traffic.tcp import SynProber
             return SynProber(path, address, plan.port, sender, selection.token, ttl=plan.ttl)
@@ -324,6 +347,8 @@ class Session:
         for journey in journeys:
             if journey.kind != "copy":
                 self._renderer.journey(journey, self._verbose, copies.get(journey.id, ()))
+        if not self._verbose and (served := [journey for journey in journeys if words.is_served(journey)]):
+            self._renderer.note(words.served(served))
 
     def _target(self) -> int | None:
         return self._destination.place.netns if self._destination.place else None

@@ -80,7 +80,8 @@ class Assembler:
     def unknown(self) -> set[LinkKey]:
         """Devices that packets were seen at and that the topology does not have."""
         return {LinkKey(event.netns, event.ifindex) for track in self._tracks.live if self._concerns(track)
-                for event in track.events if event.netns and event.ifindex and self._tracks.topology.link(event.netns, event.ifindex) is None}
+                for event in track.events if event.netns and event.ifindex
+                and self._tracks.topology.link(event.netns, event.ifindex) is None}
 
     def settled(self, seq: int, now: int) -> bool:
         """Can nothing more be learned about this probe? Its packets all ended, and the answer is in or cannot come.
@@ -208,11 +209,11 @@ class Assembler:
                     self._replied(what, netns), topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
         end = replace(end, rule=stopped_by(end, hops))
-        if end.result is Result.DELIVERED and what.kind == "request":
-            end = self._relayed(end, events[-1], netns)
-        if end.result in (Result.DELIVERED, Result.RELAYED):
+        if end.result is Result.DELIVERED:
             hops.append(Hop(end.t_ns or 0, netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail,
                             inferred=end.inferred))
+            if what.kind == "request":
+                end = self._relayed(end, events[-1], netns)
         goal = self._goal(track)
         if not any(e.ethernet[0] & 1 for e in events):  # else it is for all who take it, or for nobody
             arrived = seen.where and seen.where.has(decode(events[-1].protocol, events[-1].packet).dst)
@@ -232,9 +233,10 @@ class Assembler:
         if relay is None or netns != self._target or packet.dport != self._selection.port:
             return end
         behind = topology.owner(str(relay.address))
-        whom = f"{topology.node(behind)}, " if behind else ""
-        return replace(end, result=Result.RELAYED, detail=f"{relay.program} (pid {relay.pid}) takes it, and connects to "
-                                                          f"{whom}{relay.address} port {relay.port} by itself")
+        whom = f"{topology.node(behind)} ({relay.address})" if behind else str(relay.address)
+        return replace(end, result=Result.RELAYED, detail=(
+            f"{relay.program} (pid {relay.pid}) takes it, and connects to {whom} port {relay.port} by itself; which of its "
+            "packets are for this probe follows from the time alone"))
 
     def _replied(self, what: About, netns: int) -> bool:
         return what.kind == "request" and any(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from tracer.journey.headers import decode, is_question
 from tracer.journey.stack import own_frames
@@ -96,10 +97,17 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
         return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took,
                    detail="put together from fragments; that it was taken is concluded from the answer", inferred=True)
     packet = decode(last.protocol, last.packet[:last.captured])
+    inside = stage is Stage.INPUT and not hops[-1].stopped_at
     if packet.proto == "udp" and stage is Stage.INPUT and (last.place == Place.CONSUME or seen.replied or seen.answered):
         # a socket keeps its datagram until it is read, and the reader lets the CPU free it that received it
         return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns, inferred=True,
                    detail="a UDP socket took it: concluded, since it was freed without a drop or answered")
+    own = (seen.where and seen.where.has(packet.dst)) or ip_address(packet.dst or "::").is_loopback
+    if packet.proto == "tcp" and inside and last.place in (Place.HOOK, Place.CONSUME) and own:
+        # TCP frees what a connection took by no function that tells, and all that it refuses by one that does
+        return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns, inferred=True,
+                   detail=f"TCP {packet.tcp_flags} to port {packet.dport}: taken by a connection, concluded since it "
+                          "passed INPUT and was not dropped")
     if hops and reason == "NETFILTER_DROP" and stage is not Stage.L2_FORWARD:
         node, device = hops[-1].node, hops[-1].device  # the skb may have its next device already
     if reason:

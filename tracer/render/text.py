@@ -55,9 +55,9 @@ class TextRenderer:
         self._below_hops = True
 
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
-        """Neighbour lookups, and copies by themselves, are shown only if `verbose`: note() says the first in a line, and
-        the others' place is with their parent's `copies`."""
-        if journey.kind in ("arp", "copy") and not verbose:
+        """Neighbour lookups, what else a TCP connection needed, and copies by themselves, are shown only if `verbose`:
+        note() says the first two in a line each, and the others' place is with their parent's `copies`."""
+        if not verbose and (journey.kind in ("arp", "copy") or words.is_served(journey)):
             return
         hops = list(journey.hops) if verbose else words.shown(journey)
         rows = self._rows(hops, verbose)
@@ -105,7 +105,7 @@ class TextRenderer:
 
     def _title(self, journey: Journey) -> Text:
         source, target = words.ends(journey)
-        kind = words.packet_name(journey.packet) + (" (a copy)" if journey.kind == "copy" else "")
+        kind = words.packet_name(journey.packet) + words.KINDS.get(journey.kind, "")
         return Text.assemble(self._text(f"{words.number(journey)}{kind}", _NAME), "  ", self._text(source, _NAME),
                              self._text(" → "), self._text(target, _NAME), f"  {journey.packet.length} bytes")
 

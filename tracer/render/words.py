@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tracer.model.journey import Direction, End, Hop, Journey, Packet, Result, Rule, Stage, Table
 from tracer.model.report import OnBridge, RoundTrip, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
 CONNTRACK_PRIORITY = -200  # NF_IP_PRI_CONNTRACK: what lies before has no conntrack entry yet
+
+KINDS = {"copy": " (a copy)", "relay": " by the proxy", "relay_reply": " to the proxy"}  # of journeys, in their title
 
 _UNREACHABLE = {
     4: {0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable",
@@ -60,6 +62,17 @@ def packet_name(packet: Packet) -> str:
     if packet.dport is not None:
         return f"{packet.proto} {packet.tcp_flags or ''} {packet.sport} → {packet.dport}".replace("  ", " ")
     return packet.proto
+
+
+def is_served(journey: Journey) -> bool:
+    """Is it one of those that served() puts in a line?"""
+    return journey.kind in ("ack", "close") and journey.end.result is Result.DELIVERED
+
+
+def served(journeys: Sequence[Journey]) -> str:
+    """What else a TCP connection needed, in one sentence: "then tcp RST c1 → c2, delivered"."""
+    return f"then tcp {', '.join(f'{j.packet.tcp_flags} {source} → {to}' for j in journeys for source, to in [ends(j)])}" \
+        + (", delivered" if len(journeys) == 1 else ", all delivered")
 
 
 def number(journey: Journey) -> str:
