@@ -35,7 +35,7 @@ def test_a_container_to_its_neighbour_s_published_port(ping: Ping) -> None:
     output = read(ping("c1", "198.51.100.2", "--tcp", "8080"))
     request, relay = output.only("request"), output.only("relay")
     assert output.way(request) == to_host("c1")
-    assert output.way(output.only("reply")) == from_host("c1")[:-2] + ["c1 eth0 input", "c1 - deliver"]
+    assert output.way(output.only("reply")) == [*from_host("c1")[:-2], "c1 eth0 input", "c1 - deliver"]
     assert output.way(relay) == from_host("c2")
     assert output.way(output.only("relay_reply")) == to_host("c2")
     assert ends(output) == {"request": ("relayed", "host"), "reply": ("delivered", "c1"), "relay": ("delivered", "c2"),

@@ -206,7 +206,7 @@ class Assembler:
         begun = reader.begun
         netns = next((e.netns for e in reversed(events) if e.netns), 0)  # a socket's skb has lost its device
         seen = Seen(what.kind, what.seq in self._answered if what.seq is not None else None,
-                    self._replied(what, netns), topology.namespaces.get(netns))
+                    self._began("reply", what, netns), self._began("error", what, netns), topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
         end = replace(end, rule=stopped_by(end, hops))
         if end.result is Result.DELIVERED:
@@ -238,6 +238,7 @@ class Assembler:
             f"{relay.program} (pid {relay.pid}) takes it, and connects to {whom} port {relay.port} by itself; which of its "
             "packets are for this probe follows from the time alone"))
 
-    def _replied(self, what: About, netns: int) -> bool:
+    def _began(self, kind: str, what: About, netns: int) -> bool:
+        """Was a packet of this kind about this request seen to start in this namespace?"""
         return what.kind == "request" and any(
-            self._about(t) == About("reply", what.seq) and t.events[0].netns == netns for t in self._originals())
+            self._about(t) == About(kind, what.seq) and t.events[0].netns == netns for t in self._originals())

@@ -59,6 +59,7 @@ class Seen:
     kind: str = "other"  # Journey.kind
     answered: bool | None = None  # the sender's socket got the answer; None for what nobody waits for
     replied: bool = False  # a reply to this very request was seen to start
+    refused: bool = False  # an ICMP error about it was seen to start where it ended
     where: Namespace | None = None  # where it ended
 
 
@@ -98,6 +99,9 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
                    detail="put together from fragments; that it was taken is concluded from the answer", inferred=True)
     packet = decode(last.protocol, last.packet[:last.captured])
     inside = stage is Stage.INPUT and not hops[-1].stopped_at
+    if packet.proto == "udp" and stage is Stage.INPUT and seen.refused and not reason:  # as fragments it was freed before
+        return End(Result.DROPPED, hops[-1].node, hops[-1].device, stage, t_ns=hops[-1].t_ns, inferred=True,
+                   detail="refused: concluded from the ICMP error that was sent about it")
     if packet.proto == "udp" and stage is Stage.INPUT and (last.place == Place.CONSUME or seen.replied or seen.answered):
         # a socket keeps its datagram until it is read, and the reader lets the CPU free it that received it
         return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns, inferred=True,
