@@ -96,7 +96,10 @@ def test_without_hairpin_mode_it_cannot_go_back(ping: Ping, proxyless: Engine) -
     hairpin("off")
     try:
         output = read(ping("c2", HOST[4], "--tcp", "8080", "-W", "1"), status=1)
-        print(output.way(output.only("request")), output.only("request")["end"])
-        assert output.way(output.only("request")) == [*leaving("c2"), "host docker0 prerouting", "host docker0 route"]
+        request = output.only("request")
+        assert output.way(request) == [*leaving("c2"), "host docker0 prerouting", "host docker0 route"]
+        assert rewrites(request) == [("prerouting", {"dst": [HOST[4], C2[4]], "dport": [8080, 80]})]
+        assert end(output, "request")[:2] == ("dropped", "host")
+        assert "br_handle_frame_finish" in request["end"]["detail"]
     finally:
         hairpin("on")
