@@ -135,7 +135,7 @@ class HopReader:
                 at -= 1  # as in _queue(), after the MAC was asked for
                 del self._hops[at]
             if at and self._hops[at - 1].stage is Stage.ROUTE and self._hops[at - 1].netns == event.netns:
-                words += "; it stays on the bridge, since NAT in br_netfilter gave it that MAC"
+                words += "; br_netfilter's NAT gave it that MAC, so it stays on the bridge"
         when = self._hops[at].t_ns if at < len(self._hops) else event.time - self._start
         self._hops.insert(at, Hop(when, event.netns, self._node(event), bridge.name, bridge.ifindex, stage, Role.SWITCH,
                                   bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred, timed=False))
