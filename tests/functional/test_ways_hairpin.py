@@ -74,6 +74,14 @@ def test_container_to_a_neighbours_published_port(ping: Ping, version: int) -> N
     assert output.summary["bridges"] == {"docker0": ["switch"]}
 
 
+def test_a_bridge_that_nat_keeps_frames_on_is_told_as_such(dnettrace: Dnettrace, proxyless: Engine) -> None:
+    said = " ".join(dnettrace("ping", "c1", HOST[4], "--tcp", "8080", "-c", "1", netns=proxyless.host_netns,
+                              env=proxyless.env() | {"COLUMNS": "300"}).stdout.split())
+    assert "br_netfilter's NAT gave it that MAC, so it stays on the bridge" in said
+    assert "TCP RST to port 80, closes the half-open connection" in said
+    assert said.endswith("docker0 was a switch: it passed frames from port to port by their MAC addresses.")
+
+
 def test_host_to_a_published_port(ping: Ping) -> None:
     request = (output := read(ping("host", HOST[4], "--tcp", "8080"))).only("request")
     assert output.way(request)[:8] == [
@@ -96,7 +104,10 @@ def test_without_hairpin_mode_it_cannot_go_back(ping: Ping, proxyless: Engine) -
     hairpin("off")
     try:
         output = read(ping("c2", HOST[4], "--tcp", "8080", "-W", "1"), status=1)
-        print(output.way(output.only("request")), output.only("request")["end"])
-        assert output.way(output.only("request")) == [*leaving("c2"), "host docker0 prerouting", "host docker0 route"]
+        request = output.only("request")
+        assert output.way(request) == [*leaving("c2"), "host docker0 prerouting", "host docker0 route"]
+        assert rewrites(request) == [("prerouting", {"dst": [HOST[4], C2[4]], "dport": [8080, 80]})]
+        assert end(output, "request")[:2] == ("dropped", "host")
+        assert "br_handle_frame_finish" in request["end"]["detail"]
     finally:
         hairpin("on")

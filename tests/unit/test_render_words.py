@@ -86,6 +86,8 @@ def test_where_the_two_ends_hang() -> None:
 def test_what_each_bridge_was() -> None:
     assert words.bridge_roles({"docker0": ("switch",)}) == [
         "docker0 was a switch: it passed frames from port to port by their MAC addresses, and the host routed nothing."]
+    assert words.bridge_roles({"docker0": ("switch",)}, routed=True) == [
+        "docker0 was a switch: it passed frames from port to port by their MAC addresses."]
     assert words.bridge_roles({"docker0": ("nic",), "br0": ("switch",), "br1": ("nic", "switch"), "br2": ()}) == [
         "docker0 was a NIC, the host's own on that network: packets went up through it into the host's IP layer, or came "
         "down from there.",

@@ -18,7 +18,7 @@ from tracer.journey.assemble import Assembler
 from tracer.journey.counted import counted
 from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes, require_root
-from tracer.model.journey import Journey, Result
+from tracer.model.journey import Journey, Result, Stage
 from tracer.model.report import Failure, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
 from tracer.model.selection import PORTS, Relay, Selection
 from tracer.model.topology import Address, LinkKey, Topology
@@ -72,6 +72,7 @@ class Tally:
     states: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     roles: dict[str, set[str]] = field(default_factory=dict)
+    routed: bool = False
     failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=FAILURES))
     failed: int = 0
 
@@ -93,6 +94,7 @@ class Tally:
             self.lookups += 1
         elif journey.kind != "copy":
             for hop in journey.hops:
+                self.routed |= hop.stage is Stage.ROUTE and hop.node == "host"
                 if hop.bridge and hop.role:
                     self.roles.setdefault(hop.bridge, set()).add(hop.role.value)
 
@@ -376,7 +378,7 @@ class Session:
             if tally.failed > FAILURES else ()
         return Summary(tally.sent, tally.answered, tally.journeys, assembler.events, assembler.lost,
                        {name: tuple(sorted(roles)) for name, roles in sorted(tally.roles.items())}, tally.ends, rtt,
-                       tuple(tally.failures), tally.lookups, tally.states, notes)
+                       tuple(tally.failures), tally.lookups, tally.states, notes, tally.routed)
 
 
 def _on_bridge(topology: Topology, netns: int, address: Address | None) -> OnBridge | None:

@@ -84,6 +84,8 @@ class HopReader:
         link = self._topology.link(event.netns, event.ifindex)
         bridge = self._topology.bridge(event.netns, event.ifindex)
         if link and bridge and link.ifindex == bridge.ifindex:
+            if frozenset(own_frames(event.stack)) & FROM_A_PORT:
+                return  # br_netfilter looks up a MAC by the bridge's own transmission, and takes the frame back from it
             self._add(event, Stage.EGRESS, f"as a NIC: {self._node(event)} sends through {bridge.name}", role=Role.NIC,
                       bridge=bridge)
             return
@@ -130,11 +132,10 @@ class HopReader:
         if from_a_port and at:
             before = self._hops[at - 1]
             if before.stage is Stage.EGRESS and (before.netns, before.ifindex) == (event.netns, bridge.ifindex):
-                # br_netfilter looks up a MAC by the bridge's own transmission, and takes the frame back from it
-                at -= 1
+                at -= 1  # as in _queue(), after the MAC was asked for
                 del self._hops[at]
             if at and self._hops[at - 1].stage is Stage.ROUTE and self._hops[at - 1].netns == event.netns:
-                words += "; it stays on the bridge, since NAT in br_netfilter gave it that MAC"
+                words += "; br_netfilter's NAT gave it that MAC, so it stays on the bridge"
         when = self._hops[at].t_ns if at < len(self._hops) else event.time - self._start
         self._hops.insert(at, Hop(when, event.netns, self._node(event), bridge.name, bridge.ifindex, stage, Role.SWITCH,
                                   bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred, timed=False))

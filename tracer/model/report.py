@@ -72,3 +72,4 @@ class Summary:
     neighbor_lookups: int = 0  # ARP requests and neighbour solicitations that were seen
     states: Mapping[str, int] = field(default_factory=dict)  # what the answers said: "open", "refused", ... -> how many
     notes: tuple[str, ...] = ()  # sentences for a person
+    routed: bool = False  # the host looked up a route for one of the packets

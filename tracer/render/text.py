@@ -91,7 +91,7 @@ class TextRenderer:
         self._below_hops = True
         self._apart()
         style = _RESULT[Result.DELIVERED if summary.answered == summary.sent else Result.UNKNOWN]
-        said = [words.totals(summary), *words.bridge_roles(summary.bridges), *summary.notes]
+        said = [words.totals(summary), *words.bridge_roles(summary.bridges, summary.routed), *summary.notes]
         self._paragraph(self._text(said[0], style) + self._text("".join(f" {sentence}" for sentence in said[1:])),
                         rest=0)
         for failure in summary.failures:

@@ -284,14 +284,17 @@ def round_trip(rtt: RoundTrip, answered: int) -> str:
     return f"rtt min/avg/max {rtt.min:.3f}/{rtt.avg:.3f}/{rtt.max:.3f} ms"
 
 
-def bridge_roles(bridges: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """A sentence for each bridge that the packets met: which of its two identities it had."""
+def bridge_roles(bridges: Mapping[str, tuple[str, ...]], routed: bool = False) -> list[str]:
+    """A sentence for each bridge that the packets met: which of its two identities it had.
+
+    `routed`: did the host look up a route?
+    """
     all_switch = all(roles == ("switch",) for roles in bridges.values())
     said = []
     for name, roles in bridges.items():
         if roles == ("switch",):
             said.append(f"{name} was a switch: it passed frames from port to port by their MAC addresses"
-                        + (", and the host routed nothing." if all_switch else "."))
+                        + (", and the host routed nothing." if all_switch and not routed else "."))
         elif roles == ("nic",):
             said.append(f"{name} was a NIC, the host's own on that network: packets went up through it into the host's IP "
                         "layer, or came down from there.")

@@ -59,10 +59,13 @@ def listener(path: str, transport: str, address: Address, port: int) -> Listener
     found = [(score, row["idiag_inode"]) for row in rows if row["idiag_sport"] == port and (score := _score(row, address))]
     if not found:
         return None
-    holders = [Listener(pid, os.path.basename(argv[0]), relay(argv))
-               for pid, argv in _holders(max(found, key=lambda one: one[0])[1], inode(path))]
-    # the daemon that opened a proxy's socket may hold it too
-    return next((holder for holder in holders if holder.relay), holders[0] if holders else Listener(None, None))
+    first = None
+    for pid, argv in _holders(max(found, key=lambda one: one[0])[1], inode(path)):
+        holder = Listener(pid, os.path.basename(argv[0]), relay(argv))
+        if holder.relay:  # the daemon that opened a proxy's socket may hold it too
+            return holder
+        first = first or holder
+    return first or Listener(None, None)
 
 
 def relay(argv: list[str]) -> Relay | None:
