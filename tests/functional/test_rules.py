@@ -8,13 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from tests.functional.conftest import CHECKOUT, Dnettrace, program
 from tests.functional.engine import NETNS, Engine, delete_namespace, in_netns
+from tests.functional.pinging import answers
 from tests.functional.way import Output, Row, read
+from tracer.kernel.rules import RuleTracer
+from tracer.model.probes import Trace
+from tracer.model.selection import Selection
+from tracer.model.topology import BaseChain
+from tracer.topology.snapshot import read_namespace
 
+OURS = Selection(4, "icmp", 0x1234, (), ip_address("10.9.0.1"))  # the packets of tests.functional.pinging
 HOST, A, B = (f"dnt{os.getpid()}-rules-{name}" for name in ("host", "a", "b"))
 
 
@@ -88,6 +97,20 @@ def test_a_rule_that_rejects(on_engine: Callable[..., Output], engine: Engine) -
         inside(engine.host_netns, "iptables", "-D", *own)
 
 
+@pytest.mark.parametrize("probe", [["--tcp", "80"], ["--udp", "80"], []])
+def test_answers_to_a_translated_port(on_engine: Callable[..., Output], engine: Engine, probe: list[str]) -> None:
+    """That a reply, or an error, is the run's tells only the connection's entry."""
+    own = ["POSTROUTING", "-s", "172.17.0.0/16", "!", "-o", "docker0", "-j", "MASQUERADE", "--random"]
+    inside(engine.host_netns, "iptables", "-t", "nat", "-I", *own)
+    try:
+        output = on_engine("c1", "203.0.113.1", *probe)
+        answer = output.only("error" if "--udp" in probe else "reply")
+        assert str(rules(answer, "forward")[-1][2]).endswith("--ctstate RELATED,ESTABLISHED -j ACCEPT")
+        assert unknown(answer) == set()
+    finally:
+        inside(engine.host_netns, "iptables", "-t", "nat", "-D", *own)
+
+
 def test_a_rule_inside_the_container(on_engine: Callable[..., Output], engine: Engine) -> None:
     netns = f"/proc/{engine.pid('c2')}/ns/net"
     inside(netns, "iptables", "-A", "INPUT", "-p", "icmp", "-j", "DROP")
@@ -151,13 +174,11 @@ table inet fw {
     }
 }""", f"netns:{A}", "host", status=1)
     request = output.only("request")
-    met = [(chain, rule.partition(" packets")[0] if rule else rule, verdict)
-           for _table, chain, rule, verdict in rules(request, "input")]
-    assert met == [
-        ("early", "meta l4proto icmp counter", "jump ours"),
-        ("ours", 'ip protocol icmp log prefix "x" level debug', "continue"),
-        ("ours", "ip saddr { 10.9.0.2, 10.9.0.77 } accept", "accept"),
-        ("late", "ip saddr @blocked drop", "drop")]
+    assert rules(request, "input") == [
+        ("fw", "early", "meta l4proto icmp counter jump ours", "jump ours"),
+        ("fw", "ours", 'ip protocol icmp log prefix "x" level debug', "continue"),
+        ("fw", "ours", "ip saddr { 10.9.0.2, 10.9.0.77 } accept", "accept"),
+        ("fw", "late", "ip saddr @blocked drop", "drop")]
     assert stopped(output) == ("inet", "fw", "late", "ip saddr @blocked drop", "drop")
     assert unknown(request) == set()
 
@@ -225,10 +246,8 @@ def test_ip6tables(native: Callable[..., Output], dnettrace: Dnettrace) -> None:
 def test_the_netdev_family(native: Callable[..., Output]) -> None:
     chain = 'table netdev own {{\n chain it {{\n type filter hook ingress device "p2" priority 0\n {}\n }}\n }}'
     output = native(chain.format("icmp type echo-request counter"), f"netns:{A}", f"netns:{B}")
-    request = rules(output.only("request"), "ingress")
-    assert [(table, chain, verdict) for table, chain, _rule, verdict in request] == [
-        ("own", "it", "continue"), ("own", "it", "accept")]
-    assert str(request[0][2]).startswith("icmp type echo-request counter packets")
+    assert rules(output.only("request"), "ingress") == [
+        ("own", "it", "icmp type echo-request counter", "continue"), ("own", "it", None, "accept")]
     output = native(chain.format("icmp type echo-request drop"), f"netns:{A}", f"netns:{B}", status=1)
     assert stopped(output) == ("netdev", "own", "it", "icmp type echo-request drop", "drop")
 
@@ -288,3 +307,44 @@ def test_rules_that_change_in_mid_trace(native: Callable[..., Output]) -> None:
     met = [rules(output.only("request", seq), "input")[0][2] for seq in (1, 2, 3, 4)]
     assert met[:2] == ["icmp type echo-request accept"] * 2
     assert met[3] == "icmp type { echo-reply, echo-request } accept"
+
+
+def traced(monkeypatch: pytest.MonkeyPatch, ruleset: str, receive_bytes: int, probes: int) -> tuple[list[Trace], list[int]]:
+    """What a tracer in HOST reads after so many echo requests from A, all at once."""
+    inside(str(NETNS / HOST), "nft", "-f", "-", stdin=f"flush ruleset\n{ruleset}")
+    monkeypatch.setattr("tracer.kernel.rules.RECEIVE_BYTES", receive_bytes)
+    host = read_namespace(str(NETNS / HOST), "host", {})
+    with RuleTracer(OURS) as tracer:
+        tracer.watch(host)
+        assert tracer.untraced == {}
+        tracer.arm()
+        for _ in range(probes):
+            assert answers(str(NETNS / A), "10.9.0.1")
+        return tracer.read()
+
+
+def test_messages_that_the_kernel_had_no_room_for_are_counted(network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, lost = traced(monkeypatch, OWN, 1, 30)
+    assert lost and set(lost) == {os.stat(NETNS / HOST).st_ino}
+    found, lost = traced(monkeypatch, OWN, 8 << 20, 30)
+    assert (len(found), lost) == (30, [])
+
+
+def test_where_legacy_tables_would_log_the_packets_they_are_not_traced(network: None) -> None:
+    inside(str(NETNS / HOST), "nft", "-f", "-", stdin=f"flush ruleset\n{OWN}")
+    host = read_namespace(str(NETNS / HOST), "host", {})
+    legacy = replace(host, chains=(*(host.chains or ()), BaseChain("ip", "filter", "INPUT", "input", 0, legacy=True)))
+    logger = "/proc/sys/net/netfilter/nf_log/2"
+    known = [line.split()[1] for line in inside(str(NETNS / HOST), "cat", "/proc/net/netfilter/nf_log").splitlines()
+             if line.startswith(" 2 ")]
+    if known == []:
+        pytest.skip("no logger can be bound here")
+    inside(str(NETNS / HOST), "sh", "-c", f"echo {known[0]} > {logger}")
+    with RuleTracer(OURS) as tracer:
+        tracer.watch(legacy)
+        assert tracer.untraced == {
+            host.inode: f"iptables-legacy would write each traced packet to the log of {known[0]}"}
+    inside(str(NETNS / HOST), "sh", "-c", f"echo NONE > {logger}")
+    with RuleTracer(OURS) as tracer:
+        tracer.watch(legacy)
+        assert tracer.untraced == {}

@@ -1,22 +1,25 @@
-"""Record real runs in the built-in lab for the unit tests: `sudo .venv/bin/python -m tests.unit.record`.
+"""Record real runs for the unit tests: `sudo .venv/bin/python -m tests.unit.record [NAME ...]`.
 
-Needs the lab up, just made (a lab that is used has its MAC addresses known), and nothing else running in it.
+Those in the built-in lab need it for themselves, and just made (a lab that is used has its MAC addresses known). Those on a
+real engine start one of their own.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
+from tests.functional.engine import private_engine
 from tests.unit.recording import Recording, save
 from tracer.cli import session
 from tracer.cli.main import main
 from tracer.journey.assemble import Assembler
 from tracer.model.layout import Event
-from tracer.model.probes import Batch, Machine
+from tracer.model.probes import Batch, Machine, Trace
 from tracer.model.selection import Selection
 from tracer.model.topology import Topology
-from tracer.topology import lab
+from tracer.topology import lab, netns
 
 RUNS = {
     "one_bridge": ["ping", "c1", "c2", "-c", "2", "-i", "0.2"],
@@ -33,6 +36,12 @@ RUNS = {
     "arp": ["ping", "c1", "c2", "--arp", "-c", "2", "-i", "0.2"],
     "itself": ["ping", "c1", "127.0.0.1", "-c", "1"],
 }
+# On an engine with c3 on a network of its own: what its rules do.
+ENGINE_RUNS = {
+    "rules": ["ping", "c1", "c2", "-c", "1"],
+    "rules_outside": ["ping", "c1", "203.0.113.1", "-c", "1"],
+    "rules_isolated": ["ping", "c1", "c3", "-c", "1"],
+}
 
 
 class Recorder(Assembler):
@@ -46,11 +55,13 @@ class Recorder(Assembler):
         self.fed: list[Event] = []
         self.seqs: list[int] = []
         self.times: list[tuple[int, int]] = []
+        self.traced: list[Trace] = []
         self.kept, self.target = topology, target
         Recorder.last = self
 
     def feed(self, batch: Batch) -> None:
         self.fed += batch.events
+        self.traced += batch.traces
         self.now = self._machine()
         super().feed(batch)
 
@@ -65,20 +76,28 @@ class Recorder(Assembler):
 
 def record(name: str, arguments: list[str]) -> None:
     session.Assembler = Recorder  # type: ignore[misc]
-    main(["--lab", *arguments])
+    main(arguments)
     run = Recorder.last
     links = run.kept.namespaces[run.kept.host].links.values()
     names = {link.name: f"veth-{run.kept.node(link.peer.netns)}" for link in links
              if link.kind == "veth" and link.peer and link.name.startswith("veth")}
     save(name, Recording(run._selection, run.kept, run.target, dict(run.now.reasons), list(run.now.hook_points.values()),
-                         run.now.clock_offset_ns, run.seqs, [list(t) for t in run.times], run.fed, names))
+                         run.now.clock_offset_ns, run.seqs, [list(t) for t in run.times], run.fed, names, run.traced,
+                         dict(run.now.untraced or {})))
 
 
 if __name__ == "__main__":
-    for name, arguments in RUNS.items():
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
+    wanted = sys.argv[1:] or [*RUNS, *ENGINE_RUNS]
+    for name in RUNS.keys() & wanted:
         lab.down()
         lab.up()
-        record(name, arguments)
-    lab.down()
+        record(name, ["--lab", *RUNS[name]])
+        lab.down()
+    if ENGINE_RUNS.keys() & wanted:
+        with private_engine() as engine:
+            engine.docker("network", "create", "web")
+            engine.run("c3", "--network", "web")
+            os.environ.update(engine.env())
+            netns._enter(engine.host_netns)
+            for name in ENGINE_RUNS.keys() & wanted:
+                record(name, ENGINE_RUNS[name])

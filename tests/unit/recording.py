@@ -14,7 +14,7 @@ from typing import Any
 from tracer.journey.assemble import Assembler
 from tracer.model.journey import Journey
 from tracer.model.layout import Event
-from tracer.model.probes import Batch, HookPoint, Machine
+from tracer.model.probes import Batch, HookPoint, Machine, Trace
 from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 
@@ -33,18 +33,20 @@ class Recording:
     sent: list[list[int]]  # (CLOCK_MONOTONIC ns, seq)
     events: list[Event]
     names: dict[str, str]  # devices whose names are made up anew for each lab -> steady ones
+    traces: list[Trace] = dataclasses.field(default_factory=list)
+    untraced: dict[int, str] | None = None
 
     @property
     def machine(self) -> Machine:
         return Machine("6.18", self.clock_offset_ns, self.reasons,
-                       hook_points={(p.netns, p.hook, p.slot): p for p in self.hook_points})
+                       hook_points={(p.netns, p.hook, p.slot): p for p in self.hook_points}, untraced=self.untraced)
 
     def assembler(self) -> Assembler:
         machine = self.machine
         assembler = Assembler(self.selection, self.topology, lambda: machine, self.target)
         for when, seq in self.sent:
             assembler.sent(seq, when)
-        assembler.feed(Batch(self.events, 0))
+        assembler.feed(Batch(self.events, 0, tuple(self.traces)))
         for seq in self.answered:
             assembler.answered(seq)
         return assembler

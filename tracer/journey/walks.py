@@ -52,6 +52,10 @@ class Walk:
         return [_rule(t) for t in self.traces if t.kind != "return"]
 
     @property
+    def unsure(self) -> list[str]:
+        return [trace.unsure for trace in self.traces if trace.unsure]
+
+    @property
     def dropped(self) -> bool:
         return self.traces[-1].verdict == "drop"
 
@@ -109,7 +113,8 @@ class Walks:
         met: list[Walk] = []
         notes: list[str] = []
         for header, event in {_header(event): event for event in reversed(group)}.items():
-            times = self._passed.get((event.netns, event.hook, event.slot, header)) or [event.time]
+            times = self._passed.get((event.netns, event.hook, event.slot, header), [])
+            times = times if event.time in times else [event.time]
             rank = times.index(event.time)
             by_chain: dict[BaseChain, list[Walk]] = {}
             for walk in self._walks.get((event.netns, header), ()):
@@ -129,12 +134,13 @@ class Walks:
             notes.append(f"no trace message of {', '.join(silent)} was seen"
                          + (": the kernel had no room for some" if hop.netns in self._lost else ""))
         notes += [f"messages of {walk.first.table}/{walk.first.chain} are missing" for walk in met if not walk.complete]
-        notes += dict.fromkeys(trace.unsure for walk in met for trace in walk.traces if trace.unsure)
+        notes += dict.fromkeys(note for walk in met for note in walk.unsure)
         return tuple(rule for walk in met for rule in walk.rules), "; ".join(notes) or None
 
     def at_devices(self, events: Sequence[Event], hops: Sequence[Hop], topology: Topology) -> list[Hop]:
         """The hops, with the rules of chains that belong to a bridge or a device."""
         told = list(hops)
+        last = events[-1]
         for key in dict.fromkeys((event.netns, _header(event)) for event in events if event.place != Place.ROUTE):
             chains = _chains(topology, key[0])
             for walk in self._walks.get(key, ()):
@@ -142,10 +148,13 @@ class Walks:
                 # a base chain that is not known is newer than what was read: it counts where it ended the packet
                 stages = STAGES.get((chain.family, chain.hook)) if chain else ()
                 at = None if stages is None else _place_of(walk, stages, told)
+                if at is None and stages is not None and walk.dropped and told and last.place == Place.DROP and \
+                        (last.netns, _header(last)) == key and told[-1].netns == last.netns:
+                    at = len(told) - 1  # the drop came before the hop that would show it
                 if at is not None and not any((r.family, r.table, r.chain) == walk.base for r in told[at].rules):
-                    notes = dict.fromkeys(trace.unsure for trace in walk.traces if trace.unsure)
+                    notes = dict.fromkeys(filter(None, (told[at].rules_unknown, *walk.unsure)))
                     told[at] = replace(told[at], rules=(*told[at].rules, *walk.rules),
-                                       rules_unknown="; ".join(notes) or told[at].rules_unknown)
+                                       rules_unknown="; ".join(notes) or None)
         return told
 
 
@@ -163,7 +172,7 @@ def _place_of(walk: Walk, stages: Collection[Stage], hops: Sequence[Hop]) -> int
                 next((later.ifindex for later in hops[at:] if later.stage is Stage.EGRESS), device)
                 if stages == L2 else hop.ifindex)):
             return at
-    return len(hops) - 1 if walk.dropped and hops and hops[-1].netns == walk.first.netns else None
+    return None
 
 
 def _chains(topology: Topology, netns: int) -> dict[tuple[str, str, str], BaseChain]:

@@ -14,18 +14,21 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.model.probes import Trace
 from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Namespace
 from tracer.topology import nfnetlink
+from tracer.topology.chains import is_loaded
 from tracer.topology.netns import in_namespace, inode
 from tracer.topology.nfnetlink import Connection, attribute, nested, number, text, unpack, word
 
 TRACE_GROUP = 9  # NFNLGRP_NFTRACE
 SOL_NETLINK, ADD_MEMBERSHIP = 270, 1
 RECEIVE_BYTES = 8 << 20  # 20,000 messages; the kernel takes that much only while they wait
+AT_ONCE = 4096  # messages: whoever else traces rules there may make them without end
 SO_RCVBUFFORCE = 33
 OWNER = 2  # NFT_TABLE_F_OWNER
 PRIORITY = -350  # before raw, behind defragmentation
@@ -35,14 +38,30 @@ DEVICE_HOOKS = {"ingress": 0, "egress": 1}
 LOGGERS = {"ip": 2, "ip6": 10}  # NFPROTO_*
 KINDS = {1: "policy", 2: "return", 3: "rule"}  # NFT_TRACETYPE_*
 VERDICTS = {0: "drop", 1: "accept", 2: "stolen", 3: "queue", -1: "continue", -3: "jump", -4: "goto", -5: "return"}
-ETHERTYPES = {2: 0x0800, 3: 0x0806, 10: 0x86DD}  # by NFPROTO_*
+ARP = 0x0806
+ETHERTYPES = {2: 0x0800, 3: ARP, 10: 0x86DD}  # by NFPROTO_*
+CONNTRACK = -200  # NF_IP_PRI_CONNTRACK
+
+Matches = tuple[tuple[int, bytes], ...]  # (EtherType, expressions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """A chain of our own."""
+
+    family: str
+    hook: int
+    priority: int
+    matches: Matches
+    device: str | None = None
 
 
 class RuleTracer:
     """Opens nothing until watch() is called. A context manager."""
 
     def __init__(self, selection: Selection) -> None:
-        self._rules = tuple(_matches(selection))
+        self._matches = tuple(_matches(selection))
+        self._translated = tuple(_translated(selection))
         self._watched: dict[int, _Watched] = {}
         self._armed = False
         self.untraced: dict[int, str] = {}  # netns -> why rules are not traced there
@@ -75,7 +94,7 @@ class RuleTracer:
                 logger = Path(f"/proc/sys/net/netfilter/nf_log/{LOGGERS[family]}").read_text().strip()
                 if logger != "NONE":
                     raise OSError(0, f"iptables-legacy would write each traced packet to the log of {logger}")
-            return _Watched(namespace, self._rules)
+            return _Watched(list(_own_chains(namespace, self._matches, self._translated)))
 
         try:
             self._watched[namespace.inode] = watched = in_namespace(namespace.path, open_one)
@@ -122,11 +141,10 @@ def _why(error: OSError) -> str:
 class _Watched:
     """One namespace's table and its messages. Made inside of the namespace; OSError where that cannot be."""
 
-    def __init__(self, namespace: Namespace, matches: tuple[tuple[int, bytes], ...]) -> None:
+    def __init__(self, chains: list[_Chain]) -> None:
         self._name = f"dnettrace-{os.getpid()}"
-        chains = list(_own_chains(namespace))
-        self._families = sorted({family for family, *_ in chains})
-        self._making = list(self._requests(chains, matches))
+        self._families = sorted({chain.family for chain in chains})
+        self._making = list(self._requests(chains))
         self._tables: dict[tuple[str, str], int] = {}  # (family, name) -> handle, when last armed
         self._control = Connection()
         self._traces = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, nfnetlink.NETLINK_NETFILTER)
@@ -160,11 +178,11 @@ class _Watched:
     def read(self, netns: int) -> tuple[list[Trace], int]:
         found: list[Trace] = []
         lost = 0
-        while True:
+        while len(found) < AT_ONCE:
             try:
                 data = self._traces.recv(1 << 16)
             except BlockingIOError:
-                return found, lost
+                break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -175,41 +193,45 @@ class _Watched:
                     trace = decode(netns, family, body, self._tables)
                     if not trace.table.startswith("dnettrace-"):
                         found.append(trace)
+        return found, lost
 
-    def _requests(self, chains: list[tuple[str, int, int, str | None]],
-                  matches: tuple[tuple[int, bytes], ...]) -> Iterator[tuple[int, str, bytes]]:
+    def _requests(self, chains: list[_Chain]) -> Iterator[tuple[int, str, bytes]]:
         mark = _expression("immediate", number(1, 1) + nested(2, attribute(1, b"\1"))) + \
             _expression("meta", number(2, 12) + number(3, 1))  # NFTA_META_KEY: NFT_META_NFTRACE
         for family in self._families:
             yield nfnetlink.NEWTABLE, family, text(1, self._name) + number(2, OWNER)
-        for at, (family, hook, priority, device) in enumerate(chains):
+        own = text(1, self._name)
+        for at, chain in enumerate(chains):
             name = f"trace{at}"
-            place = number(1, hook) + number(2, priority) + (text(3, device) if device else b"")
-            yield nfnetlink.NEWCHAIN, family, text(1, self._name) + text(3, name) + nested(4, place) + text(7, "filter")
-            for protocol, match in matches:
-                if family == "inet" and protocol == 0x0806:
-                    continue  # no ARP there
+            place = number(1, chain.hook) + number(2, chain.priority) + (text(3, chain.device) if chain.device else b"")
+            yield nfnetlink.NEWCHAIN, chain.family, own + text(3, name) + nested(4, place) + text(7, "filter")
+            for protocol, match in chain.matches:
+                if chain.family == "inet" and protocol == ARP:
+                    continue  # none there
                 expressions = _cmp(_meta(1), protocol.to_bytes(2, "big")) + match + mark
-                yield nfnetlink.NEWRULE, family, text(1, self._name) + text(2, name) + nested(4, expressions)
+                yield nfnetlink.NEWRULE, chain.family, own + text(2, name) + nested(4, expressions)
 
 
-def _own_chains(namespace: Namespace) -> Iterator[tuple[str, int, int, str | None]]:
-    """(family, number of the hook, priority, device): one before all others wherever packets come into their sight."""
+def _own_chains(namespace: Namespace, matches: Matches, translated: Matches) -> Iterator[_Chain]:
+    """One before all others wherever packets come into their sight, and one behind connection tracking where that is at
+    work: a rule that looks at an entry would bring it to a namespace that had none."""
     chains = [chain for chain in namespace.chains or () if not chain.legacy]
     devices = {link.name for link in namespace.links.values()}
     for family, seen in (("inet", ("ip", "ip6", "inet")), ("bridge", ("bridge",))):
         priorities = [chain.priority for chain in chains if chain.family in seen and chain.hook not in DEVICE_HOOKS]
         if priorities:
-            for number_ in (PREROUTING, OUTPUT):
-                yield family, number_, max(min(*priorities, PRIORITY + 1) - 1, LOWEST), None
+            for hook_number in (PREROUTING, OUTPUT):
+                yield _Chain(family, hook_number, max(min(*priorities, PRIORITY + 1) - 1, LOWEST), matches)
+    if any(chain.kind == "nat" for chain in chains) and is_loaded("nft_ct"):
+        yield _Chain("inet", PREROUTING, CONNTRACK + 1, translated)
     for hook, at in DEVICE_HOOKS.items():
         for device in sorted({device for chain in chains if chain.hook == hook for device in chain.devices} & devices):
             before = min(chain.priority for chain in chains if chain.hook == hook and device in chain.devices)
-            yield "netdev", at, max(before - 1, LOWEST), device
+            yield _Chain("netdev", at, max(before - 1, LOWEST), matches, device)
 
 
 def _matches(selection: Selection) -> Iterator[tuple[int, bytes]]:
-    """(EtherType, expressions) of the packets that bpf/filter.h follows. Addresses are left out where the run's own ICMP
+    """The packets that bpf/filter.h follows. Addresses are left out where the run's own ICMP
     identifier or ports are in the packet: what else has these costs a few messages that belong to no journey."""
     v4 = selection.version == 4
     ether, icmp = (0x0800, 1) if v4 else (0x86DD, 58)
@@ -227,12 +249,31 @@ def _matches(selection: Selection) -> Iterator[tuple[int, bytes]]:
         # an error quotes the packet behind its own 8 bytes
         yield ether, _is(16, icmp) + _cmp(_payload(2, 8 + (9 if v4 else 6), 1), bytes([protocol])) + \
             _masked(2, 8 + header, value, mask)
+    if relay := selection.relay:  # to or from whom it connects to, by its address and port
+        for address_at, port_at in ((16 if v4 else 24, 2), (12 if v4 else 8, 0)):
+            yield ether, _is(16, protocol) + _cmp(_payload(1, address_at, len(relay.address.packed)), relay.address.packed) + \
+                _cmp(_payload(2, port_at, 2), relay.port.to_bytes(2, "big"))
     for address in selection.addresses:
         if v4 and address.version == 4:
-            yield 0x0806, _cmp(_payload(1, 24, 4), address.packed)
+            yield ARP, _cmp(_payload(1, 24, 4), address.packed)
         elif not v4 and address.version == 6:  # solicitation, advertisement
             yield ether, _is(16, icmp) + _masked(2, 0, b"\x86", b"\xfe") + _cmp(_payload(2, 8, 16), address.packed)
             yield ether, _is(16, icmp) + _cmp(_payload(2, 0, 1), b"\x87") + _cmp(_payload(2, 8, 16), address.packed)
+
+
+def _translated(selection: Selection) -> Iterator[tuple[int, bytes]]:
+    """Answers, and errors, that have another port or identifier until their translation is undone: the connection's entry
+    has the run's own."""
+    v4 = selection.version == 4
+    protocol = {"tcp": 6, "udp": 17}.get(selection.transport, 1 if v4 else 58)
+    mask = PORTS - 1 if selection.transport in ("tcp", "udp") else 0
+    yield (0x0800 if v4 else 0x86DD), _cmp(_original(10), bytes([protocol])) + _cmp(
+        _original(11) + _mask((~mask & 0xFFFF).to_bytes(2, "big")), selection.token.to_bytes(2, "big"))
+
+
+def _original(key: int) -> bytes:
+    """Of the connection's first packet: 10 the protocol, 11 source port or identifier (NFT_CT_PROTOCOL, NFT_CT_PROTO_SRC)."""
+    return _expression("ct", number(1, 1) + number(2, key) + attribute(3, b"\0"))
 
 
 def _expression(name: str, data: bytes) -> bytes:
@@ -256,9 +297,13 @@ def _is(key: int, value: int) -> bytes:
 
 
 def _masked(base: int, offset: int, value: bytes, mask: bytes) -> bytes:
+    return _cmp(_payload(base, offset, len(mask)) + _mask(mask), value)
+
+
+def _mask(mask: bytes) -> bytes:
     zeros = nested(5, attribute(1, bytes(len(mask))))
-    both = _expression("bitwise", number(1, 1) + number(2, 1) + number(3, len(mask)) + nested(4, attribute(1, mask)) + zeros)
-    return _cmp(_payload(base, offset, len(mask)) + both, value)
+    attributes = number(1, 1) + number(2, 1) + number(3, len(mask)) + nested(4, attribute(1, mask)) + zeros
+    return _expression("bitwise", attributes)
 
 
 def decode(netns: int, family: int, body: bytes, tables: dict[tuple[str, str], int]) -> Trace:

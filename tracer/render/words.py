@@ -206,11 +206,13 @@ def each_rule(hop: Hop) -> list[str]:
     """A line for each rule that the packet met."""
     said = []
     for rule in hop.rules:
+        place = f"{_table(rule)}/{rule.chain}"
         if rule.policy:
-            said.append(f"{_table(rule)}: policy of {rule.chain}: {rule.verdict}")
+            said.append(f"{place}: policy {rule.verdict}")
+        elif rule.rule and rule.rule.startswith("-A "):  # it names its chain
+            said.append(f"{_table(rule)}: {rule.rule}")
         else:
-            chain = "" if rule.rule and rule.rule.startswith("-A ") else f" {rule.chain}"
-            said.append(f"{_table(rule)}:{chain} {rule.rule or f'rule with handle {rule.handle}: {rule.verdict}'}")
+            said.append(f"{place}: {rule.rule or f'rule with handle {rule.handle}, {rule.verdict}'}")
     return said
 
 

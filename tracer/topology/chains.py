@@ -34,7 +34,7 @@ def read_chains() -> tuple[BaseChain, ...] | None:
 
 
 def _nftables() -> list[BaseChain]:
-    if not _loaded("nf_tables"):
+    if not is_loaded("nf_tables"):
         return []
     connection = Connection()
     try:
@@ -65,7 +65,7 @@ def _legacy(family: str) -> list[BaseChain]:
             for table in tables for chain, priority in LEGACY.get(table, ())]
 
 
-def _loaded(module: str) -> bool:
+def is_loaded(module: str) -> bool:
     """False only for a module that a request would load: one that depmod lists and the kernel does not have yet."""
     if os.path.exists(f"/sys/module/{module}"):
         return True

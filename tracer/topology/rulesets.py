@@ -124,8 +124,8 @@ def _iptables(family: str, name: str) -> dict[str, list[str]] | None:
 
 
 def _nft(family: str, name: str) -> dict[Key, str] | str:
-    """The table's rules in the words of nft, or why they cannot be had."""
-    said = _run("nft", "-a", "-t", "list", "table", family, name)
+    """The table's rules in the words of nft, without counts and sets' elements, or why they cannot be had."""
+    said = _run("nft", "-a", "-s", "-t", "list", "table", family, name)
     if said is None:
         return "its text needs nft, which is not there or may not read the table"
     rules: dict[Key, str] = {}
