@@ -12,6 +12,7 @@ from tests.unit.recording import Recording, load
 from tracer.journey.walks import OFF
 from tracer.kernel.rules import decode
 from tracer.model.journey import Hop, Journey, Stage
+from tracer.model.layout import Place
 from tracer.model.probes import Trace
 from tracer.render import words
 from tracer.render.text import TextRenderer
@@ -92,6 +93,24 @@ def test_packets_that_look_the_same_are_told_apart_by_their_order_or_not_at_all(
     twice = dataclasses.replace(recording, traces=[*recording.traces, *again])
     hop = at(journey(twice), Stage.FORWARD)
     assert (hop.rules, hop.rules_unknown) == ((), "filter/FORWARD was passed by several packets that look the same")
+
+
+def without_links(name: str) -> Recording:
+    """As a kernel before 6.4 would have told it."""
+    recording = load(name)
+    return dataclasses.replace(recording, events=[e for e in recording.events if e.place != Place.HOOK], hook_points=[])
+
+
+def test_without_netfilter_links_the_messages_make_the_hops() -> None:
+    for name in ("rules", "rules_outside"):
+        told = journey(without_links(name))
+        stages = [hop.stage.value for hop in told.hops if hop.node == "host" and hop.stage is not Stage.ROUTE]
+        assert stages == (["ingress", "prerouting", "l2_forward", "forward", "postrouting", "egress"] if name == "rules" else
+                          ["ingress", "prerouting", "l2_local", "forward", "postrouting", "egress"])
+        assert said(at(told, Stage.FORWARD)) == said(at(journey(load(name)), Stage.FORWARD))
+    told = journey(without_links("rules_isolated"))
+    assert told.hops[-1].stage is Stage.FORWARD
+    assert told.end.rule == journey(load("rules_isolated")).end.rule
 
 
 def test_a_text_that_is_not_known_is_said(tmp_path: Path) -> None:

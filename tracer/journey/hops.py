@@ -72,7 +72,8 @@ class HopReader:
                     group.append(events[at])
                     at += 1
                 self._hook(group)
-        return self._walks.at_devices(every, self._hops, self._topology)
+        linked = {netns for netns, _hook, _slot in self._machine.hook_points}
+        return self._walks.at_devices(every, self._hops, self._topology, linked)
 
     def _add(self, event: Event, stage: Stage, detail: str, *, role: Role | None = None, bridge: Link | None = None,
              inferred: bool = False, at: int | None = None) -> None:

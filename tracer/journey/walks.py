@@ -12,13 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tracer.journey.headers import ARP, FRAGMENT, IPV4
-from tracer.model.journey import End, Hop, Result, Rule, Stage
+from tracer.model.journey import End, Hop, Result, Rule, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Trace
 from tracer.model.topology import BaseChain, Topology
 
 KEPT = 16384  # walks, and passages of hooks, that are remembered
 OFF = "rule tracing is turned off"
+TCP, UDP = 6, 17
 FINAL = ("accept", "drop", "queue", "stolen")
 # The hops at which a chain of the bridge or netdev families shows what it did.
 L2 = (Stage.L2_FORWARD, Stage.L2_FLOOD)
@@ -78,6 +79,7 @@ class Walks:
     def __init__(self) -> None:
         self._open: OrderedDict[tuple[int, int, str, str], Walk] = OrderedDict()  # by namespace, trace id, family, table
         self._walks: OrderedDict[tuple[int, Header], list[Walk]] = OrderedDict()
+        self._by_identity: OrderedDict[tuple[int, Header], list[Walk]] = OrderedDict()
         self._passed: OrderedDict[tuple[int, int, int, Header], list[int]] = OrderedDict()  # (netns, hook, slot) -> times
         self._lost: set[int] = set()  # namespaces that lost messages
 
@@ -90,12 +92,14 @@ class Walks:
             place = (trace.netns, trace.id, trace.family, trace.table)
             if trace.network:
                 walk = self._open[place] = Walk([trace])
-                self._walks.setdefault((trace.netns, _traced(trace)), []).append(walk)
+                key = _key(trace.protocol, trace.network, trace.transport)
+                self._walks.setdefault((trace.netns, key), []).append(walk)
+                self._by_identity.setdefault((trace.netns, _identity(key)), []).append(walk)
             elif begun := self._open.get(place):
                 begun.traces.append(trace)
             if trace.kind == "policy" or trace.verdict in FINAL:
                 self._open.pop(place, None)
-        for kept in (self._open, self._walks, self._passed):
+        for kept in (self._open, self._walks, self._by_identity, self._passed):
             while len(kept) > KEPT:
                 kept.popitem(last=False)
 
@@ -137,9 +141,10 @@ class Walks:
         notes += dict.fromkeys(note for walk in met for note in walk.unsure)
         return tuple(rule for walk in met for rule in walk.rules), "; ".join(notes) or None
 
-    def at_devices(self, events: Sequence[Event], hops: Sequence[Hop], topology: Topology) -> list[Hop]:
-        """The hops, with the rules of chains that belong to a bridge or a device."""
-        told = list(hops)
+    def at_devices(self, events: Sequence[Event], hops: Sequence[Hop], topology: Topology,
+                   linked: Collection[int]) -> list[Hop]:
+        """The hops, with the rules of chains that belong to a bridge or a device. `linked`: namespaces with netfilter links."""
+        told = self._unlinked(events, hops, topology, linked)
         last = events[-1]
         for key in dict.fromkeys((event.netns, _header(event)) for event in events if event.place != Place.ROUTE):
             chains = _chains(topology, key[0])
@@ -156,6 +161,47 @@ class Walks:
                     told[at] = replace(told[at], rules=(*told[at].rules, *walk.rules),
                                        rules_unknown="; ".join(notes) or None)
         return told
+
+
+    def _unlinked(self, events: Sequence[Event], hops: Sequence[Hop], topology: Topology,
+                  linked: Collection[int]) -> list[Hop]:
+        """The hops, and one for each hook that only trace messages tell of: a kernel before 6.4 has no netfilter links."""
+        told = list(hops)
+        keys = dict.fromkeys((event.netns, _identity(_header(event))) for event in events if event.netns not in linked
+                             and event.place in (Place.QUEUE, Place.RECEIVE, Place.DROP))
+        for key in keys:
+            chains = _chains(topology, key[0])
+            by_hook: dict[str, list[Walk]] = {}
+            for walk in self._by_identity.get(key, ()):
+                chain = chains.get(walk.base)
+                if chain and chain.family in ("ip", "ip6", "inet") and chain.hook in HOOKS:
+                    by_hook.setdefault(chain.hook, []).append(walk)
+            for hook, walks in by_hook.items():
+                bases = [walk.base for walk in walks]
+                if len(set(bases)) < len(bases):
+                    continue  # of several packets that look the same
+                at = _position(Stage(hook), key[0], told)
+                beside = told[min(at, len(told) - 1)]
+                device = topology.link(key[0], walks[0].first.iif or walks[0].first.oif)
+                told.insert(at, Hop(
+                    beside.t_ns, key[0], topology.node(key[0]), device.name if device else None,
+                    device.ifindex if device else None, Stage(hook),
+                    tables=tuple(Table(*walk.base, chains[walk.base].priority) for walk in walks),
+                    rules=tuple(rule for walk in walks for rule in walk.rules),
+                    rules_unknown="; ".join(dict.fromkeys(note for walk in walks for note in walk.unsure)) or None,
+                    detail="seen by its rules alone", timed=False))
+        return told
+
+
+def _position(stage: Stage, netns: int, hops: Sequence[Hop]) -> int:
+    """Where a hop at this hook belongs: on the way in behind the device, on the way out before it."""
+    own = [at for at, hop in enumerate(hops) if hop.netns == netns]
+    if stage in (Stage.PREROUTING, Stage.INPUT):
+        come = [at for at in own if hops[at].stage in (Stage.INGRESS, Stage.PREROUTING)
+                or (stage is Stage.INPUT and hops[at].stage in (Stage.L2_LOCAL, Stage.ROUTE))]
+        return come[-1] + 1 if come else own[0] if own else len(hops)
+    gone = [at for at in own if hops[at].stage is Stage.EGRESS and hops[at].role is None]
+    return gone[-1] if gone else own[-1] + 1 if own else len(hops)
 
 
 def stopped_by(end: End, hops: Sequence[Hop]) -> Rule | None:
@@ -182,15 +228,25 @@ def _chains(topology: Topology, netns: int) -> dict[tuple[str, str, str], BaseCh
 
 def _header(event: Event) -> Header:
     data = event.packet[:event.captured]
-    return event.protocol, _key(event.protocol, data, data[_size(event.protocol, data):])
+    return _key(event.protocol, data, data[_size(event.protocol, data):])
 
 
-def _traced(trace: Trace) -> Header:
-    return trace.protocol, _key(trace.protocol, trace.network, trace.transport)
+def _key(protocol: int, network: bytes, transport: bytes) -> Header:
+    if protocol == ARP:
+        return protocol, network[:28]
+    return protocol, network[:20 if protocol == IPV4 else 40] + transport[:8]
 
 
-def _key(protocol: int, network: bytes, transport: bytes) -> bytes:
-    return network[:28] if protocol == ARP else network[:20 if protocol == IPV4 else 40] + transport[:8]
+def _identity(header: Header) -> Header:
+    """What NAT and forwarding leave alone: the IPv4 id, the transport and of its header ICMP's type, code and sequence,
+    TCP's sequence, UDP's length; IPv6 has no id, so that UDP's ports must do."""
+    protocol, data = header
+    if protocol == ARP or len(data) < 28:
+        return header
+    number, network, ports = (data[9], data[4:6], b"") if protocol == IPV4 else (data[6], b"", data[-8:-4])
+    transport = data[-8:]
+    left = transport[4:8] if number == TCP else ports + transport[4:6] if number == UDP else transport[:2] + transport[6:]
+    return protocol, network + bytes([number]) + left
 
 
 def _size(protocol: int, data: bytes) -> int:

@@ -231,8 +231,8 @@ def _own_chains(namespace: Namespace, matches: Matches, translated: Matches) -> 
 
 
 def _matches(selection: Selection) -> Iterator[tuple[int, bytes]]:
-    """The packets that bpf/filter.h follows. Addresses are left out where the run's own ICMP
-    identifier or ports are in the packet: what else has these costs a few messages that belong to no journey."""
+    """The packets that bpf/filter.h follows. Addresses are left out where the run's own ICMP identifier or ports are in the
+    packet: what else has these costs a few messages that belong to no journey."""
     v4 = selection.version == 4
     ether, icmp = (0x0800, 1) if v4 else (0x86DD, 58)
     protocol = {"tcp": 6, "udp": 17}.get(selection.transport, icmp)
@@ -251,14 +251,16 @@ def _matches(selection: Selection) -> Iterator[tuple[int, bytes]]:
             _masked(2, 8 + header, value, mask)
     if relay := selection.relay:  # to or from whom it connects to, by its address and port
         for address_at, port_at in ((16 if v4 else 24, 2), (12 if v4 else 8, 0)):
-            yield ether, _is(16, protocol) + _cmp(_payload(1, address_at, len(relay.address.packed)), relay.address.packed) + \
+            address = relay.address.packed
+            yield ether, _is(16, protocol) + _cmp(_payload(1, address_at, len(address)), address) + \
                 _cmp(_payload(2, port_at, 2), relay.port.to_bytes(2, "big"))
-    for address in selection.addresses:
-        if v4 and address.version == 4:
-            yield ARP, _cmp(_payload(1, 24, 4), address.packed)
-        elif not v4 and address.version == 6:  # solicitation, advertisement
-            yield ether, _is(16, icmp) + _masked(2, 0, b"\x86", b"\xfe") + _cmp(_payload(2, 8, 16), address.packed)
-            yield ether, _is(16, icmp) + _cmp(_payload(2, 0, 1), b"\x87") + _cmp(_payload(2, 8, 16), address.packed)
+    for target in selection.addresses:
+        address = target.packed
+        if v4 and target.version == 4:
+            yield ARP, _cmp(_payload(1, 24, 4), address)
+        elif not v4 and target.version == 6:  # solicitation, advertisement
+            yield ether, _is(16, icmp) + _masked(2, 0, b"\x86", b"\xfe") + _cmp(_payload(2, 8, 16), address)
+            yield ether, _is(16, icmp) + _cmp(_payload(2, 0, 1), b"\x87") + _cmp(_payload(2, 8, 16), address)
 
 
 def _translated(selection: Selection) -> Iterator[tuple[int, bytes]]:
@@ -272,7 +274,7 @@ def _translated(selection: Selection) -> Iterator[tuple[int, bytes]]:
 
 
 def _original(key: int) -> bytes:
-    """Of the connection's first packet: 10 the protocol, 11 source port or identifier (NFT_CT_PROTOCOL, NFT_CT_PROTO_SRC)."""
+    """Of the connection's first packet: NFT_CT_PROTOCOL (10), or source port or identifier, NFT_CT_PROTO_SRC (11)."""
     return _expression("ct", number(1, 1) + number(2, key) + attribute(3, b"\0"))
 
 
@@ -302,8 +304,8 @@ def _masked(base: int, offset: int, value: bytes, mask: bytes) -> bytes:
 
 def _mask(mask: bytes) -> bytes:
     zeros = nested(5, attribute(1, bytes(len(mask))))
-    attributes = number(1, 1) + number(2, 1) + number(3, len(mask)) + nested(4, attribute(1, mask)) + zeros
-    return _expression("bitwise", attributes)
+    return _expression(
+        "bitwise", number(1, 1) + number(2, 1) + number(3, len(mask)) + nested(4, attribute(1, mask)) + zeros)
 
 
 def decode(netns: int, family: int, body: bytes, tables: dict[tuple[str, str], int]) -> Trace:
