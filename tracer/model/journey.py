@@ -181,6 +181,7 @@ class End:
     rule: Rule | None = None  # that ended it
     causes: tuple[Cause, ...] = ()  # the likeliest first, three at most
     t_ns: int | None = None  # when, since the journey's first hop; None: it was not seen to end
+    function: str | None = None  # of the kernel, in which the packet was freed
 
 
 @dataclass(frozen=True, slots=True)
