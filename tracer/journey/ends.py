@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from tracer.journey.headers import decode, is_question
-from tracer.journey.reasons import NO_REASONS, UNSAID, name, place, words
+from tracer.journey.reasons import UNSAID, name, place, words
 from tracer.journey.stack import own_frames
 from tracer.journey.tracks import device_name
 from tracer.model.journey import End, Hop, Result, Stage

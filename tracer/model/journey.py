@@ -101,6 +101,7 @@ class Cause:
     sentence: str
     evidence: tuple[str, ...] = ()  # what was observed or read that supports it
     mend: str | None = None  # a command, or a sentence
+    remark: bool = False  # about a packet that arrived: good to know, nothing to mend
 
 
 @dataclass(frozen=True, slots=True)
