@@ -87,7 +87,8 @@ class Case:
         return any(hop.netns == namespace.inode for hop in self.journey.hops)
 
     def name(self, namespace: Namespace) -> str:
-        return self.topology.node(namespace.inode)
+        """For a sentence."""
+        return "the host" if namespace.inode == self.topology.host else self.topology.node(namespace.inode)
 
     def titled(self, namespace: Namespace) -> str:
         """"c1 (network bridge)"."""

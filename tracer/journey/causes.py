@@ -1,9 +1,9 @@
 """Why a packet died, or why nothing came back: a list of causes, each with what must have been seen for it.
 
 Each function below looks at one journey (Case) and returns what it found, or None. The first in the file that find
-something are the likeliest: three are told. Those marked as a last resort are asked only where nothing else was found. To add
-one, write its name and meaning into NAMES and its function where it ranks. A cause says only what was observed on the way or
-read from the machine's tables, and lists that as its evidence.
+something are the likeliest: three are told. Those marked as a last resort are asked only where nothing else was found. To
+add one, write its name and meaning into NAMES and its function where it ranks. A cause says only what was observed on the
+way or read from the machine's tables, and lists that as its evidence.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from tracer.journey.case import Case, parsed, rows
 from tracer.journey.reasons import WORDS, place
 from tracer.model.journey import Cause, Hop, Journey, Result, Rule, Stage
 from tracer.model.probes import Missing
-from tracer.model.topology import Link, Namespace, Topology
+from tracer.model.topology import Address, Link, Namespace, Topology
 
+_UNKNOWN = "which rule dropped it is not known"
 MOST = 3  # causes that are told of one journey
 # Stable names, as JSON prints them. Never renamed.
 NAMES = {
@@ -51,7 +52,6 @@ NAMES = {
     "neighbor_elsewhere": "the address is on another bridge than the one that was asked",
     "neighbor_does_not_answer": "the owner of the address got the question and did not answer",
     "nobody_has_address": "nobody answers for the address",
-    "question_lost": "the lookup of the next hop's MAC was itself dropped",
     "wrong_mac": "the sender's neighbour table has a MAC that is not the owner's",
     # bridge and devices
     "bridge_down": "the bridge is down",
@@ -92,10 +92,9 @@ NAMES = {
     "send_refused": "the sender's kernel refused the packet",
     # about what was delivered
     "input_not_met": "a published port is forwarded: INPUT rules do not apply to it",
-    "proxy_without_service": "the userland proxy answers, although nothing listens behind it",
 }
 
-Found = tuple[str, Iterable[str], str | None] | None  # sentence, evidence, mend
+Found = tuple[str, Iterable[str], str | None] | Cause | None  # sentence, evidence, mend; or another journey's cause
 Check = Callable[[Case], Found]
 CAUSES: list[Check] = []
 LAST_RESORTS: list[Check] = []
@@ -135,13 +134,19 @@ def causes(case: Case) -> tuple[Cause, ...]:
 
 
 def _asked(case: Case, checks: Sequence[Check]) -> list[Cause]:
-    return [Cause(check.__name__, found[0], (*found[1], *_errors(case)), found[2])
+    return [found if isinstance(found, Cause) else
+            Cause(check.__name__, _sentence(found[0]), (*found[1], *_errors(case)), found[2])
             for check in checks if (found := check(case))]
 
 
+def _sentence(text: str) -> str:
+    return f"The {text[4:]}" if text.startswith("the ") else text
+
+
 def _errors(case: Case) -> list[str]:
-    return [f"an ICMP error told {error.target or error.packet.dst}: type {error.packet.icmp_type}, "
-            f"code {error.packet.icmp_code}, from {error.packet.src}" for error in case.errors if case.journey.kind != "error"]
+    errors = case.errors if case.journey.kind != "error" else []
+    return [f"an ICMP error told {e.target or e.packet.dst}: type {e.packet.icmp_type}, code {e.packet.icmp_code}, from "
+            f"{e.packet.src}" for e in errors]
 
 
 # rules ------------------------------------------------------------------------------------------------------------------
@@ -183,13 +188,13 @@ def network_internal(case: Case) -> Found:
 @cause
 def networks_isolated(case: Case) -> Found:
     source, target = case.source, case.target
-    if not _refused_between_networks(case) or source is None or target is None:
+    if not _refused_between_networks(case) or source is None or target is None or network_internal(case):
         return None
     if {case.network(case.came_by), case.network(case.goes_by)} & {None} or set(case.networks(source)) & set(
             case.networks(target)):
         return None
     return (f"{case.titled(source)} and {case.titled(target)} are on different Docker networks, which Docker isolates.",
-            _text(case.rule) or ["which rule dropped it is not known"], _connect(case))
+            _text(case.rule) or [_UNKNOWN], _connect(case))
 
 
 def _refused_between_networks(case: Case) -> bool:
@@ -233,12 +238,13 @@ def port_not_published(case: Case) -> Found:
     rule, target = case.rule, case.target
     container = case.container(target) if target else None
     network = case.network(case.goes_by)
-    if not (case.at_host and case.stage is Stage.FORWARD and rule and container and network and case.came_by != case.goes_by):
+    if not (case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and container and network
+            and case.came_by != case.goes_by):
         return None
-    docker = rule.chain == "DOCKER" and f"! -i {network.device} -o {network.device}" in (rule.rule or "")
-    if not docker and not (rule.policy and rule.chain == "FORWARD"):
+    docker = rule and rule.chain == "DOCKER" and f"! -i {network.device} -o {network.device}" in (rule.rule or "")
+    if rule and not docker and not (rule.policy and rule.chain == "FORWARD"):
         return None
-    if case.source and case.container(case.source) and not docker:
+    if networks_isolated(case) or network_internal(case):
         return None
     port = case.packet.dport
     if any(p.container_port == port and p.protocol == case.packet.proto for p in container.ports):
@@ -247,7 +253,7 @@ def port_not_published(case: Case) -> Found:
         f"{container.name} is reached from outside of network {network.name} by published ports only"
     ports = ", ".join(f"{p.container_port}/{p.protocol} at {p.host_port}" for p in container.ports) or "nothing"
     return (f"{what}: the host lets nothing else through to it.",
-            (f"{container.name} publishes {ports}", *_text(rule)),
+            (f"{container.name} publishes {ports}", *(_text(rule) if rule else [_UNKNOWN])),
             _connect(case) or f"create {container.name} anew with `-p HOSTPORT:{_port(case)}`")
 
 
@@ -295,7 +301,7 @@ def bridged_traffic_filtered(case: Case) -> Found:
     if not (case.by("NETFILTER_DROP") and case.at_host and case.switched and host and rule and rule.family != "bridge"):
         return None
     name = f"net.bridge.bridge-nf-call-ip{'6' if case.version == 6 else ''}tables"
-    if case.sysctl(host, name) != "1" or ((network := case.network(case.came_by)) and not network.icc):
+    if case.sysctl(host, name) != "1" or icc_off(case):
         return None
     return (f"{case.came_by} was only a switch for this packet, but br_netfilter shows switched frames to the host's IP "
             f"rules, and {_chain(rule)} {_verb(rule)} it.", (f"{name} = 1", *_text(rule)), f"sysctl -w {name}=0")
@@ -322,7 +328,7 @@ def docker_rules_missing(case: Case) -> Found:
     if case.came_by is None or case.came_by == "lo" or (bridge and bridge.kind == "bridge"):
         return None  # Docker translates neither, where the userland proxy runs
     for container, port in case.published(packet.dport, packet.proto):
-        if port.host_ip is None or port.host_ip.is_unspecified or str(port.host_ip) == packet.dst:
+        if _holds(port.host_ip, packet.dst):
             nat = any(t.table == "nat" for h in hooks for t in h.tables or ())
             return (f"{container.name} publishes this port, but nothing translated the packet to {container.name}: Docker's "
                     "rules are gone, as after a firewall was reloaded or flushed.",
@@ -406,6 +412,62 @@ def _allow(case: Case, rule: Rule) -> str | None:
         f"{packet.proto} dport {packet.dport}" if ports else "", "accept")))))
 
 
+# devices that are down -----------------------------------------------------------------------------------------------------
+
+
+def _waits(case: Case) -> bool:
+    """It never left the place where its next hop's MAC address was looked up."""
+    end, last = case.journey.end, case.last
+    if end.result is Result.UNKNOWN:
+        stages = (Stage.POSTROUTING, Stage.OUTPUT, Stage.ROUTE)
+        return bool(case.silent and last and last.stage in stages and not end.function)
+    return case.by("NEIGH_FAILED", "NEIGH_QUEUEFULL", functions=(
+        "neigh_invalidate", "neigh_timer_handler", "arp_error_report", "ndisc_error_report", "__neigh_event_send",
+        "neigh_event_send"))
+
+
+def _sides(case: Case) -> list[tuple[Namespace, Link]]:
+    """The devices of the packet's source and target on their bridges."""
+    first = next((h for h in case.journey.hops if h.stage is Stage.EGRESS or h.route), None)
+    goal = parsed(case.packet.dst)
+    found = [(case.source, case.source.by_name(first.device) if case.source and first and first.device else None),
+             (case.target, case.target.owner_of(goal) if case.target and goal else None)]
+    return [(namespace, link) for namespace, link in found if namespace and link and not link.loopback]
+
+
+@cause
+def bridge_down(case: Case) -> Found:
+    if not (case.lost or case.silent) or case.journey.kind not in ("request", "reply", "arp", "relay"):
+        return None
+    stopped = case.by("BRIDGE_INGRESS_STP_STATE", functions=("br_handle_frame",))
+    if not stopped and (case.by("NETFILTER_DROP") or (case.target and case.reached(case.target))):
+        return None
+    for namespace, link in _sides(case):
+        on = (namespace, link) if link.kind == "bridge" else case.bridge_of(namespace, link)
+        if on and not on[1].up:
+            where = case.name(on[0])
+            return (f"The bridge {on[1].name} of {where} is down: it neither switches frames nor takes any for {where}.",
+                    [f"{on[1].name}: state down (ip link)"], case.run(on[0], f"ip link set {on[1].name} up"))
+    return None
+
+
+@cause
+def port_down(case: Case) -> Found:
+    target = case.target
+    if not (case.lost or case.silent) or target is None or case.reached(target) or case.by("NETFILTER_DROP"):
+        return None
+    goal = parsed(case.packet.dst)
+    inner = target.owner_of(goal) if goal else None
+    port = case.outer(inner)
+    if inner is None or port is None or port[1].master is None:
+        return None
+    for namespace, link in (port, (target, inner)):
+        if not link.up:
+            return (f"{link.name} of {case.name(namespace)}, between the bridge and {case.name(target)}, is down.",
+                    [f"{link.name}: state down (ip link)"], case.run(namespace, f"ip link set {link.name} up"))
+    return None
+
+
 # routing ----------------------------------------------------------------------------------------------------------------
 
 
@@ -413,19 +475,22 @@ def _allow(case: Case, rule: Rule) -> str | None:
 def forwarding_off(case: Case) -> Found:
     space, route = case.space, case.route
     functions = ("ip_error", "ip6_forward", "ip_forward")
-    if not case.by("IP_INADDRERRORS", functions=functions) or space is None or (route and route.kind == "local"):
+    if not case.by("IP_INADDRERRORS", functions=functions) or space is None or not route or not route.device:
         return None
-    six = case.version == 6
-    setting = "net.ipv6.conf.all.forwarding" if six else f"net.ipv4.conf.{_dots(case.came_by)}.forwarding"
+    setting = _forwarding(case)
     if case.sysctl(space, setting) != "0":
         return None
     whole = "net.ipv4.ip_forward"
-    name = whole if not six and case.sysctl(space, whole) == "0" else setting
+    name = whole if case.version == 4 and case.sysctl(space, whole) == "0" else setting
     if case.at_host or case.container(space) is None:
         sentence = f"{case.name(space)} does not forward packets from one device to another: {name} is 0."
     else:
         sentence = f"{case.name(space)} got a packet that is not for it, and containers do not forward: {name} is 0."
     return sentence, [f"{setting} = 0"], case.run(space, f"sysctl -w {name}=1")
+
+
+def _forwarding(case: Case) -> str:
+    return "net.ipv6.conf.all.forwarding" if case.version == 6 else f"net.ipv4.conf.{_dots(case.came_by)}.forwarding"
 
 
 def _dots(device: str | None) -> str:
@@ -446,7 +511,8 @@ def route_refuses(case: Case) -> Found:
 
 
 def _prefix(destination: str | None) -> str:
-    return "default" if destination in ("0.0.0.0/0", "::/0") else (destination or "").removesuffix("/32").removesuffix("/128")
+    destination = destination or ""
+    return "default" if destination in ("0.0.0.0/0", "::/0") else destination.removesuffix("/32").removesuffix("/128")
 
 
 @cause
@@ -461,7 +527,8 @@ def no_route(case: Case) -> Found:
         (goal := parsed(case.packet.dst)) and goal in i.network for i in link.addresses)]
     return (f"{case.name(space)} has no route to {case.packet.dst}" + (
         f": {down[0]}, whose subnet it is in, is down." if down else "."),
-            [case.route_hop.detail if case.route_hop else ""],
+            [case.route_hop.detail if case.route_hop else "",
+             *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")],
             case.run(space, f"ip link set {down[0]} up" if down else
                      f"ip {'-6 ' if case.version == 6 else ''}route add {case.packet.dst} via GATEWAY"))
 
@@ -545,59 +612,6 @@ def route_mtu_too_small(case: Case) -> Found:
 # bridge and devices -----------------------------------------------------------------------------------------------------
 
 
-def _waits(case: Case) -> bool:
-    """It never left the place where its next hop's MAC address was looked up."""
-    end, last = case.journey.end, case.last
-    if end.result is Result.UNKNOWN:
-        return bool(case.silent and last and last.stage in (Stage.POSTROUTING, Stage.OUTPUT, Stage.ROUTE) and not end.function)
-    return case.by("NEIGH_FAILED", "NEIGH_QUEUEFULL", functions=(
-        "neigh_invalidate", "neigh_timer_handler", "arp_error_report", "ndisc_error_report", "__neigh_event_send",
-        "neigh_event_send"))
-
-
-def _sides(case: Case) -> list[tuple[Namespace, Link]]:
-    """The devices of the packet's source and target on their bridges."""
-    first = next((h for h in case.journey.hops if h.stage is Stage.EGRESS or h.route), None)
-    goal = parsed(case.packet.dst)
-    found = [(case.source, case.source.by_name(first.device) if case.source and first and first.device else None),
-             (case.target, case.target.owner_of(goal) if case.target and goal else None)]
-    return [(namespace, link) for namespace, link in found if namespace and link and not link.loopback]
-
-
-@cause
-def bridge_down(case: Case) -> Found:
-    if not (case.lost or case.silent) or case.journey.kind not in ("request", "reply", "arp", "relay"):
-        return None
-    if case.target and case.reached(case.target) and case.journey.kind != "arp":
-        return None
-    if case.by("NETFILTER_DROP"):
-        return None
-    for namespace, link in _sides(case):
-        on = (namespace, link) if link.kind == "bridge" else case.bridge_of(namespace, link)
-        if on and not on[1].up:
-            where = case.name(on[0])
-            return (f"The bridge {on[1].name} of {where} is down: it neither switches frames nor takes any for {where}.",
-                    [f"{on[1].name}: state down (ip link)"], case.run(on[0], f"ip link set {on[1].name} up"))
-    return None
-
-
-@cause
-def port_down(case: Case) -> Found:
-    target = case.target
-    if not (case.lost or case.silent) or target is None or case.reached(target) or case.by("NETFILTER_DROP"):
-        return None
-    goal = parsed(case.packet.dst)
-    inner = target.owner_of(goal) if goal else None
-    port = case.outer(inner)
-    if inner is None or port is None or port[1].master is None:
-        return None
-    for namespace, link in (port, (target, inner)):
-        if not link.up:
-            return (f"{link.name} of {case.name(namespace)}, on the way between the bridge and {case.name(target)}, is down.",
-                    [f"{link.name}: state down (ip link)"], case.run(namespace, f"ip link set {link.name} up"))
-    return None
-
-
 @cause
 def port_blocked(case: Case) -> Found:
     if not case.by("BRIDGE_INGRESS_STP_STATE", "NO_TX_TARGET", functions=("br_handle_frame", "br_handle_frame_finish",
@@ -637,8 +651,8 @@ def hairpin_off(case: Case) -> Found:
     if port is None or port[1].port is None or port[1].port.hairpin:
         return None
     name = port[1].name
-    return (f"{case.name(case.target)} reaches itself through its bridge, but a frame may not leave by the port that it came "
-            f"by: {name} has no hairpin mode.", [f"{name}: hairpin off (bridge -d link)"],
+    return (f"{case.name(case.target)} reaches itself through its bridge, but a frame may not leave by the port that it "
+            f"came by: {name} has no hairpin mode.", [f"{name}: hairpin off (bridge -d link)"],
             case.run(port[0], f"bridge link set dev {name} hairpin on"))
 
 
@@ -646,16 +660,15 @@ def hairpin_off(case: Case) -> Found:
 def port_mtu_too_small(case: Case) -> Found:
     functions = ("br_dev_queue_push_xmit", "br_nf_dev_queue_xmit", "__dev_forward_skb2", "__dev_forward_skb", "veth_xmit",
                  "ip6_fragment", "ip_fragment")
-    if not case.by("PKT_TOO_BIG", functions=functions) or case.space is None:
+    if not case.by("PKT_TOO_BIG", functions=functions) or case.space is None or route_mtu_too_small(case):
         return None
     ends = [(case.space, case.device), case.outer(case.device) or (case.space, None)]
     length = case.journey.packet.length
     for namespace, link in ends:
         if link and link.mtu < length:
             mtu = max((other.mtu for _, other in _sides(case)), default=length)
-            return (f"The packet has {length} bytes, and {link.name} takes no more than {link.mtu}: a bridge drops what does "
-                    "not fit, and tells nobody." if not case.errors else
-                    f"The packet has {length} bytes, and {link.name} takes no more than {link.mtu}.",
+            quiet = "" if case.errors else ": a bridge drops what does not fit, and tells nobody"
+            return (f"The packet has {length} bytes, and {link.name} takes no more than {link.mtu}{quiet}.",
                     [f"MTU of {link.name}: {link.mtu}", f"length of the packet: {length}"],
                     case.run(namespace, f"ip link set {link.name} mtu {max(mtu, length)}"))
     return None
@@ -679,8 +692,8 @@ def wrong_mac(case: Case) -> Found:
     if any(link.mac == row.mac for n in case.topology.namespaces.values() for link in n.links.values()):
         return None  # somebody has it: it may be right
     whose = f"{case.name(owner)} has {has.mac}" if owner and has else f"nobody known has {hop}"
-    return (f"{case.name(source)} sends it to the MAC {row.mac}, which no device known has: its neighbour table says that this "
-            f"is {hop}, while {whose}.", [f"{hop} lladdr {row.mac} {row.state} (ip neigh of {case.name(source)})"],
+    return (f"{case.name(source)} sends it to the MAC {row.mac}, which no device known has: its neighbour table says that "
+            f"this is {hop}, while {whose}.", [f"{hop} lladdr {row.mac} {row.state} (ip neigh of {case.name(source)})"],
             case.run(source, f"ip neigh del {hop} dev {device.name}"))
 
 
@@ -707,7 +720,7 @@ def question_lost(case: Case) -> Found:
     for question in case.questions(case.next_hop):
         found = causes(replace(case, journey=question)) if question.end.result is Result.DROPPED else ()
         if found:
-            return found[0].sentence, (*_asking(case), *found[0].evidence), found[0].mend
+            return replace(found[0], evidence=(*_asking(case), *found[0].evidence))
     return None
 
 
@@ -745,8 +758,8 @@ def wrong_gateway(case: Case) -> Found:
         if bridge else None
     dev = case.route.device if case.route else None
     row = _prefix(case.route.destination) if case.route else "default"
-    return (f"The gateway {gateway} of {case.name(space)}'s route ({row} via {gateway} dev {dev}) does not answer, and nobody "
-            "known has its address.", _asking(case),
+    return (f"The gateway {gateway} of {case.name(space)}'s route ({row} via {gateway} dev {dev}) does not answer, and "
+            "nobody known has its address.", _asking(case),
             case.run(space, f"ip {six}route replace {row} via {own} dev {dev}") if own else None)
 
 
@@ -801,7 +814,7 @@ def published_elsewhere(case: Case) -> Found:
     if not (_refused(case) and case.at_host):
         return None
     found = list(case.published(case.packet.dport, case.packet.proto))
-    if not found or any(p.host_ip is None or p.host_ip.is_unspecified or str(p.host_ip) == case.packet.dst for _, p in found):
+    if not found or any(_holds(port.host_ip, case.packet.dst) for _, port in found):
         return None
     container, port = found[0]
     return (f"{container.name} publishes this port on {port.host_ip} only, and the packet is for {case.packet.dst}.",
@@ -809,22 +822,22 @@ def published_elsewhere(case: Case) -> Found:
             f"create {container.name} anew with `-p {port.host_port}:{port.container_port}`, or ask at {port.host_ip}")
 
 
-def _listeners(case: Case) -> list[str] | None:
-    """The addresses that somebody listens on at this port; None: not known."""
-    if case.space is None or case.space.listeners is None:
-        return None
-    return [str(x.address) for x in case.space.listeners
-            if x.port == case.packet.dport and x.protocol == case.packet.proto]
+def _holds(own: Address | None, address: str) -> bool:
+    """Is what is bound or published at `own` reached at this address?"""
+    return own is None or own.is_unspecified or str(own) == address
 
 
 @cause
 def listens_elsewhere(case: Case) -> Found:
-    addresses = _listeners(case) if _refused(case) else None
-    if not addresses or case.space is None or any(
-            (a := parsed(address)) and (a.is_unspecified or address == case.packet.dst) for address in addresses):
+    if not _refused(case) or case.space is None or published_elsewhere(case):
         return None
-    return (f"The program in {case.name(case.space)} listens on {', '.join(addresses)} only, and the packet is for "
-            f"{case.packet.dst}.", [f"{case.packet.proto} port {case.packet.dport} is open on {', '.join(addresses)} (ss -ln)"],
+    packet = case.packet
+    found = [x.address for x in case.space.listeners or () if (x.port, x.protocol) == (packet.dport, packet.proto)]
+    if not found or any(_holds(address, packet.dst) for address in found):
+        return None
+    addresses = ", ".join(map(str, found))
+    return (f"The program in {case.name(case.space)} listens on {addresses} only, and the packet is for {packet.dst}.",
+            [f"{packet.proto} port {packet.dport} is open on {addresses} (ss -ln)"],
             f"let the program listen on {'::' if case.version == 6 else '0.0.0.0'}")
 
 
@@ -837,12 +850,12 @@ def nothing_listens(case: Case) -> Found:
     meant = next(((c, p) for c in case.topology.containers for p in c.ports if case.at_host
                   and (p.container_port, p.protocol) == (packet.dport, packet.proto)), None)
     hint = f"; {meant[0].name} publishes its port {packet.dport} as {meant[1].host_port}" if meant else ""
-    others = sorted({x.port for x in case.space.listeners or () if x.protocol == packet.proto})
-    return (f"Nothing listens on {packet.proto} port {packet.dport} in {name}{hint}.",
-            ["the kernel found no socket for it", *([f"{packet.proto} ports with a listener in {name}: "
-                                                     f"{', '.join(map(str, others[:10])) or 'none'}"]
-                                                    if case.space.listeners is not None else [])],
-            f"ask for port {meant[1].host_port}" if meant else f"start the program in {name}, or ask for the port that it has")
+    open_ports = sorted({x.port for x in case.space.listeners or () if x.protocol == packet.proto})
+    evidence = ["the kernel found no socket for it"]
+    if case.space.listeners is not None:
+        evidence.append(f"{packet.proto} ports with a listener in {name}: {', '.join(map(str, open_ports[:10])) or 'none'}")
+    return (f"Nothing listens on {packet.proto} port {packet.dport} in {name}{hint}.", evidence,
+            f"ask for port {meant[1].host_port}" if meant else f"start the program in {name}, or ask for its port")
 
 
 # Reasons that say all by themselves: cause, mend. DEVICE and NS stand for where it happened.
@@ -898,8 +911,9 @@ def _unreplied(case: Case) -> bool:
 @cause
 def echo_ignored(case: Case) -> Found:
     name = "net.ipv6.icmp.echo_ignore_all" if case.version == 6 else "net.ipv4.icmp_echo_ignore_all"
+    taken = case.delivered or case.by(functions=("icmp_echo", "icmp_rcv", "icmpv6_rcv"))
     if not (case.silent and case.request and not case.replies and case.packet.icmp_type in (8, 128) and case.space
-            and case.sysctl(case.space, name) == "1") or not (case.delivered or case.by(functions=("icmp_echo", "icmp_rcv"))):
+            and taken and case.sysctl(case.space, name) == "1"):
         return None
     return (f"{case.name(case.space)} got the echo request and is set to answer none.", [f"{name} = 1"],
             case.run(case.space, f"sysctl -w {name}=0"))
@@ -917,7 +931,8 @@ def container_paused(case: Case) -> Found:
 @cause
 def source_not_translated(case: Case) -> Found:
     host, source = case.host, parsed(case.packet.src)
-    if not (case.silent and case.request and host and source and source.is_private) or case.replies:
+    arrived = case.delivered or case.journey.end.result is Result.LEFT
+    if not (case.silent and case.request and arrived and host and source and source.is_private) or case.replies:
         return None
     out = [h for h in case.journey.hops if h.netns == host.inode and h.stage is Stage.EGRESS]
     device = host.by_name(out[-1].device or "") if out else None
@@ -927,17 +942,16 @@ def source_not_translated(case: Case) -> Found:
             h.rewrite and h.rewrite.src for h in case.journey.hops) or host.has(case.packet.src):
         return None
     end = case.space
-    seen = case.delivered or case.dropped
-    if (seen and end and not case.no_way(end, case.packet.src)) or case.journey.end.result is Result.UNKNOWN:
+    if case.delivered and end and not case.no_way(end, case.packet.src):
         return None  # who has it knows a way back
     bridge = next(link for link in host.links.values() if inside in link.addresses)
     network = case.network(bridge.name)
     off = " (its network is set to that)" if network and not network.masquerade else ""
     six = "6" if case.version == 6 else ""
-    return (f"It left by {device.name} with {case.journey.source}'s own address {source}{off}, to which nobody outside of this "
-            "host knows a way back: no MASQUERADE rule changed it.",
+    return (f"It left by {device.name} with {case.journey.source}'s own address {source}{off}, to which nobody outside of "
+            "this host knows a way back: no MASQUERADE rule changed it.",
             ["its source address did not change at the host", *([f"{case.name(end)} has no route to {source}"]
-                                                                  if seen and end else [])],
+                                                                  if case.delivered and end else [])],
             f"ip{six}tables -t nat -A POSTROUTING -s {inside.network} ! -o {bridge.name} -j MASQUERADE")
 
 
@@ -1018,34 +1032,17 @@ def input_not_met(case: Case) -> Found:
     host = case.host
     if not (case.request and case.delivered and not case.silent and host and host.chains):
         return None
-    translated = [h for h in case.journey.hops if h.netns == host.inode and h.stage is Stage.PREROUTING
+    translated = [h.rewrite.dst for h in case.journey.hops if h.netns == host.inode and h.stage is Stage.PREROUTING
                   and h.rewrite and h.rewrite.dst]
     inputs = [c for c in host.chains if c.hook == "input" and c.family in ("inet", "ip" if case.version == 4 else "ip6")
               and c.table != "nat"]
     if not translated or not inputs or any(h.netns == host.inode and h.stage is Stage.INPUT for h in case.journey.hops):
         return None
     names = ", ".join(f"{c.table}/{c.name}" for c in inputs)
-    return (f"A published port is translated before routing and so forwarded: {names} of the host never met this packet. What "
-            "a firewall such as ufw denies there stays open.",
-            [f"destination {translated[0].rewrite.dst[0]} → {translated[0].rewrite.dst[1]} at PREROUTING"
-             if translated[0].rewrite and translated[0].rewrite.dst else ""],
+    before, after = translated[0]
+    return (f"A published port is translated before routing and so forwarded: {names} of the host never met this packet. "
+            "What a firewall such as ufw denies there stays open.", [f"destination {before} → {after} at PREROUTING"],
             "put rules about published ports into DOCKER-USER")
-
-
-@remark
-def proxy_without_service(case: Case) -> Found:
-    packet = case.journey.packet
-    if not (case.request and case.journey.end.result in (Result.DELIVERED, Result.RELAYED) and case.at_host):
-        return None
-    for container, port in case.published(packet.dport, packet.proto):
-        behind = next((n for n in case.topology.namespaces.values() if case.container(n) is container), None)
-        if behind and behind.listeners is not None and not any(
-                (x.protocol, x.port) == (port.protocol, port.container_port) for x in behind.listeners):
-            return (f"What answered is Docker's userland proxy: nothing listens on {port.protocol} port "
-                    f"{port.container_port} in {container.name}, so the connection will be closed at once.",
-                    [f"{container.name} publishes {port.container_port}/{port.protocol} at {port.host_port}"],
-                    f"start the program in {container.name}, or publish the port that it has")
-    return None
 
 
 # before a packet --------------------------------------------------------------------------------------------------------
@@ -1058,18 +1055,21 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
     goal, name = parsed(destination), topology.node(source.inode)
     row = next(iter(rows(source, goal)), None) if goal else None
     container = next((c for c in topology.containers if c.name == name and c.network_mode != "host"), None)
-    case = f"nsenter --net={source.path} " if source.inode != topology.host else ""
+    enter = f"nsenter --net={source.path} " if source.inode != topology.host else ""
     six = "-6 " if goal and goal.version == 6 else ""
     if row and row.kind in ("blackhole", "prohibit", "unreachable"):
         words = f"{row.kind} {_prefix(str(row.destination))}"
         return Cause("route_refuses", f"A route of {name} refuses it: {words}.", (f"the send failed: {number}",),
-                     f"{case}ip {six}route del {words}")
+                     f"{enter}ip {six}route del {words}")
     if number not in ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL"):
-        return Cause("send_refused", f"The kernel refused to send it from {name} ({number}).", (f"the send failed: {number}",))
-    evidence = [f"the send failed: {number}", *(f"no route of {name} holds {destination}" for _ in [0] if row is None)]
+        return Cause("send_refused", f"The kernel of {name} refused to send it.", (f"the send failed: {number}",))
+    evidence = [f"the send failed: {number}"]
+    if row is None:
+        evidence.append(f"no route of {name} holds {destination}")
     networks = [n for n in topology.networks if container and n.name in {a.network for a in container.attachments}]
     down = next((link for link in source.links.values() if not link.up and not link.loopback), None)
-    sentence, mend = f"{name} has no route to {destination}: no packet was made.", f"{case}ip {six}route add default via GATEWAY"
+    sentence = f"{name} has no route to {destination}: no packet was made."
+    mend = f"{enter}ip {six}route add default via GATEWAY"
     if networks and all(n.internal for n in networks):
         names = ", ".join(n.name for n in networks)
         sentence = f"{name} is on {names} only, which is internal and gives it no default route: no packet was made."
@@ -1082,9 +1082,9 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
     elif down:
         sentence = f"{down.name} of {name} is down, and its routes with it: no packet was made."
         evidence.append(f"{down.name}: state down (ip link)")
-        mend = f"{case}ip link set {down.name} up"
+        mend = f"{enter}ip link set {down.name} up"
     elif gateway := _gateway(source, topology, 6 if six else 4):
-        mend = f"{case}ip {six}route add default via {gateway}"
+        mend = f"{enter}ip {six}route add default via {gateway}"
     return Cause("no_route_in_sender", sentence, tuple(evidence), mend)
 
 

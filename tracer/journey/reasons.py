@@ -162,7 +162,7 @@ _NOBODY = WORDS["NEIGH_FAILED"]
 IMPLIED = {
     "neigh_invalidate": _NOBODY, "neigh_timer_handler": _NOBODY, "arp_error_report": _NOBODY, "ndisc_error_report": _NOBODY,
     "ip_error": "no route leads on, a route refuses it, or nothing may be forwarded from here",
-    "dst_discard_out": "a route throws it away, as a blackhole does", "dst_discard": "a route throws it away, as a blackhole does",
+    **dict.fromkeys(("dst_discard_out", "dst_discard"), "a route throws it away, as a blackhole does"),
     "ip6_pkt_prohibit": "a route prohibits it", "ip6_pkt_discard": "no route leads on from here",
     "ip6_pkt_drop": "no route leads on from here, or one refuses it",
     "br_handle_frame": WORDS["BRIDGE_INGRESS_STP_STATE"],
@@ -173,7 +173,7 @@ IMPLIED = {
     "__br_forward": "the bridge had no port that may send it",
     "__dev_forward_skb2": "it is larger than the other end of the pair takes, or that is down",
     "__dev_forward_skb": "it is larger than the other end of the pair takes, or that is down",
-    "nf_hook_slow": WORDS["NETFILTER_DROP"], "nft_do_chain": WORDS["NETFILTER_DROP"], "ipt_do_table": WORDS["NETFILTER_DROP"],
+    **dict.fromkeys(("nf_hook_slow", "nft_do_chain", "ipt_do_table", "ip6t_do_table"), WORDS["NETFILTER_DROP"]),
     "ip_rcv_core": "its frame or its header is not for this host, or not valid",
     "ip_forward": "it may not be forwarded from here", "ip6_forward": "it may not be forwarded from here",
     "sk_filter_trim_cap": WORDS["SOCKET_FILTER"],

@@ -73,9 +73,10 @@ class Probes:
             self._btf = Btf()
             stack.callback(self._btf.close)
             self._reasons = {
-                **{value << SUBSYSTEM_SHIFT: name.removeprefix("SKB_DROP_REASON_SUBSYS_")
-                   for value, name in self._btf.enum("skb_drop_reason_subsys").items()},
-                **{value: name.removeprefix("SKB_DROP_REASON_") for value, name in self._btf.enum("skb_drop_reason").items()}}
+                **{number << SUBSYSTEM_SHIFT: name.removeprefix("SKB_DROP_REASON_SUBSYS_")
+                   for number, name in self._btf.enum("skb_drop_reason_subsys").items()},
+                **{number: name.removeprefix("SKB_DROP_REASON_")
+                   for number, name in self._btf.enum("skb_drop_reason").items()}}
             self._cast = self._btf.id("bpf_rdonly_cast", btf.FUNC)
             self._links = stack.enter_context(ExitStack())
             self._hook_links = stack.enter_context(ExitStack())

@@ -177,8 +177,9 @@ def _listeners() -> tuple[Listener, ...] | None:
                     next(rows, None)
                     for row in rows:
                         local, _remote, state = row.split()[1:4]
+                        address, _, port = local.partition(":")
                         if state == waiting:
-                            found.append(Listener(protocol, _in_hex(local.partition(":")[0]), int(local.partition(":")[2], 16)))
+                            found.append(Listener(protocol, _in_hex(address), int(port, 16)))
                         elif protocol == "tcp":
                             break
             except FileNotFoundError:  # a kernel without IPv6
