@@ -254,6 +254,7 @@ class Session:
         self._tally.sent += 1
         if self._counters:
             self._counters.before(seq)
+        begun = time.monotonic_ns()
         sent = prober.send(seq)
         if isinstance(sent, SendFailure):
             source = assembler.topology.namespaces.get(self._source.netns)
@@ -261,7 +262,8 @@ class Session:
                                     assembler.topology) if source else None
             self._tally.fail(Failure(seq, f"never left: {sent.text}", cause))
             self._refused.add(seq)
-            self._waiting[seq] = time.monotonic_ns()
+            self._waiting[seq] = begun
+            assembler.sent(seq, begun)  # what refused it may have had a packet to drop
         else:
             self._waiting[seq] = sent
             assembler.sent(seq, sent)

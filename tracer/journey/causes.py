@@ -34,6 +34,7 @@ NAMES = {
     "docker_user_rule": "a rule in DOCKER-USER",
     "host_input_blocked": "the host's firewall refuses what comes from a container",
     "bridged_traffic_filtered": "br_netfilter shows frames that a bridge only switches to iptables",
+    "docker_chains_missing": "FORWARD does not lead to Docker's chains",
     "chain_policy": "no rule accepted it, and the chain's policy is DROP",
     "firewall_rule": "any other rule that drops or rejects",
     "docker_rules_missing": "a published port was not translated: Docker's rules are gone",
@@ -91,6 +92,7 @@ NAMES = {
     "no_route_in_sender": "the sender has no route to the destination: no packet was made",
     "send_refused": "the sender's kernel refused the packet",
     # about what was delivered
+    "untranslated": "as docker_rules_missing, but the userland proxy took it",
     "input_not_met": "a published port is forwarded: INPUT rules do not apply to it",
 }
 
@@ -224,9 +226,11 @@ def icc_off(case: Case) -> Found:
     rule = case.rule
     if not (case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and case.switched and network):
         return None
-    between = rule and f"-i {network.device} -o {network.device} " in (rule.rule or "") and rule.chain != "DOCKER-USER"
-    if (rule and not between) or network.icc:
+    if rule and (rule.chain == "DOCKER-USER" or f"-i {network.device} -o {network.device} " not in (rule.rule or "")):
         return None
+    if network.icc:
+        return (f"The rule keeps containers on network {network.name} from talking to each other, as Docker's --icc=false "
+                "does.", _text(rule), _delete(case, rule)) if rule else None
     return (f"Containers on network {network.name} may not talk to each other: inter-container communication is off "
             "(--icc=false).", (f"network {network.name} has enable_icc=false", *_text(rule)),
             'remove "icc": false from /etc/docker/daemon.json and restart Docker' if network.name == "bridge" else
@@ -308,6 +312,19 @@ def bridged_traffic_filtered(case: Case) -> Found:
 
 
 @cause
+def docker_chains_missing(case: Case) -> Found:
+    rule, last = case.rule, case.last
+    network = case.network(case.came_by) or case.network(case.goes_by)
+    if not (case.dropped and case.at_host and case.version == 4 and network and last and rule and rule.policy):
+        return None
+    if rule.chain != "FORWARD" or last.rules_unknown or any("DOCKER" in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules):
+        return None
+    return (f"Docker's rules are gone from {_chain(rule)}, as after a firewall was reloaded or flushed: nothing accepts the "
+            f"packets of {network.name}, and the policy is DROP.",
+            [f"{_chain(rule)} sends nothing to DOCKER-USER or another chain of Docker's"], "systemctl restart docker")
+
+
+@cause
 def chain_policy(case: Case) -> Found:
     rule = case.rule
     if not (case.dropped and rule and rule.policy):
@@ -318,12 +335,16 @@ def chain_policy(case: Case) -> Found:
 
 @cause
 def docker_rules_missing(case: Case) -> Found:
+    return _not_translated(case) if case.dropped or case.silent else None
+
+
+def _not_translated(case: Case) -> Found:
     host, packet = case.host, case.journey.packet
-    if not (case.request and case.at_host and host and host.has(packet.dst) and (case.dropped or case.silent)):
+    if not (case.request and case.at_host and host and host.has(packet.dst)):
         return None
     hooks = [h for h in case.journey.hops if h.netns == host.inode and h.stage is Stage.PREROUTING]
     bridge = host.by_name(case.came_by or "")
-    if not hooks or any(h.rewrite for h in hooks) or case.stage not in (Stage.INPUT, Stage.ROUTE):
+    if not hooks or any(h.rewrite for h in hooks):
         return None
     if case.came_by is None or case.came_by == "lo" or (bridge and bridge.kind == "bridge"):
         return None  # Docker translates neither, where the userland proxy runs
@@ -338,10 +359,12 @@ def docker_rules_missing(case: Case) -> Found:
     return None
 
 
-@last_resort
+@cause
 def firewall_rule(case: Case) -> Found:
     rule = case.rule
-    if not (case.dropped and rule) or case.space is None:
+    if not (case.dropped and rule) or case.space is None or any(check(case) for check in (
+            direct_access_blocked, network_internal, networks_isolated, icc_off, port_not_published, accepted_then_dropped,
+            docker_user_rule, host_input_blocked, chain_policy)):
         return None
     whose = f"of {rule.owner} " if rule.owner else ""
     where = "" if case.at_host else f" of {case.name(case.space)} itself"
@@ -1025,6 +1048,11 @@ def not_observed(case: Case) -> Found:
 
 
 # about what was delivered -----------------------------------------------------------------------------------------------
+
+
+@remark
+def untranslated(case: Case) -> Found:
+    return _not_translated(case) if case.journey.end.result in (Result.DELIVERED, Result.RELAYED) else None
 
 
 @remark
