@@ -135,7 +135,7 @@ def test_an_expired_ttl_and_the_error_about_it() -> None:
     recording, journeys = told("ttl")
     request, error = only(journeys, "request"), only(journeys, "error")
     assert (request.end.result, request.end.reason, request.end.detail) == \
-        (Result.DROPPED, "IP_INHDR", "its time to live ran out, in ip_forward()")
+        (Result.DROPPED, "IP_INHDR", "its time to live ran out, in forwarding (ip_forward)")
     assert (error.source, error.target, error.end.result) == ("host", "c1", Result.DELIVERED)
     assert error.packet.quoted and error.packet.quoted.icmp_seq == 1
     assert recording.way(error)[0] == "host docker0 route"

@@ -37,7 +37,7 @@ def test_journey() -> None:
     assert journey == {
         "type": "journey", "id": 1, "flow": 1, "direction": "request", "seq": 1,
         "end": {"result": "delivered", "node": "c2", "device": "eth0", "reason": None, "rule": None, "cause": None,
-                "mend": None, "causes": [], "stage": None, "detail": ""},
+                "mend": None, "causes": [], "stage": None, "detail": "", "function": None},
         "complete": True, "lost_events": 0, "kind": "request", "parent": None, "source": "c1", "target": "c2",
         "wall_ns": 1_700_000_000_000_000_000, "duration_ns": 47000}
     assert {name: packet[name] for name in ("family", "proto", "src", "dst", "sport", "dport", "length", "icmp_type",
@@ -78,7 +78,7 @@ def test_summary() -> None:
         "type": "summary", "sent": 3, "answered": 3, "journeys": 6, "events": 66, "lost_events": 0,
         "bridges": {"docker0": ["switch"]}, "rtt_ms": {"min": 0.041, "avg": 0.0534, "max": 0.08},
         "ends": {"delivered": 6}, "failures": [], "neighbor_lookups": 0, "states": {}, "notes": []}
-    assert second["failures"][0] == {"seq": 2, "text": "no answer within 1 s"}
+    assert second["failures"][0] == {"seq": 2, "text": "no answer within 1 s", "cause": None}
 
 
 def test_notes_and_warnings_are_objects_too() -> None:

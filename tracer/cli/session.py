@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from tracer import __version__
 from tracer.errors import ExitStatus, UserError
 from tracer.journey.assemble import Assembler
+from tracer.journey.causes import explain, explain_failure
 from tracer.journey.counted import counted
 from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes, require_root
@@ -254,11 +256,16 @@ class Session:
         self._tally.sent += 1
         if self._counters:
             self._counters.before(seq)
+        begun = time.monotonic_ns()
         sent = prober.send(seq)
         if isinstance(sent, SendFailure):
-            self._tally.fail(Failure(seq, f"never left: {sent.text}"))
+            source = assembler.topology.namespaces.get(self._source.netns)
+            cause = explain_failure(errno.errorcode.get(sent.errno, ""), source, str(self._destination.address),
+                                    assembler.topology) if source else None
+            self._tally.fail(Failure(seq, f"never left: {sent.text}", cause))
             self._refused.add(seq)
-            self._waiting[seq] = time.monotonic_ns()
+            self._waiting[seq] = begun
+            assembler.sent(seq, begun)  # what refused it may have had a packet to drop
         else:
             self._waiting[seq] = sent
             assembler.sent(seq, sent)
@@ -320,10 +327,11 @@ class Session:
             journeys = counted(journeys, self._counters.after(seq), assembler.topology)
         if seq not in self._answered and seq not in self._refused:
             self._tally.fail(Failure(seq, self._why(seq, journeys)))
+        silent = {seq} - self._answered
         self._answered.discard(seq)
         self._refused.discard(seq)
         self._errors.pop(seq, None)
-        self._show(journeys, assembler)
+        self._show(journeys, assembler, silent)
 
     def _why(self, seq: int, journeys: list[Journey]) -> str:
         for journey in journeys:
@@ -336,7 +344,9 @@ class Session:
         means = {"tcp": ": filtered", "udp": ": open or filtered"}.get(self._plan.transport, "")
         return f"no answer within {self._plan.timeout:g} s{means}"
 
-    def _show(self, journeys: list[Journey], assembler: Assembler) -> None:
+    def _show(self, journeys: list[Journey], assembler: Assembler, silent: Collection[int] = ()) -> None:
+        """`silent`: of these probes, those that are over without an answer."""
+        journeys = explain(journeys, assembler.topology, silent, assembler.missing)
         for journey in journeys:
             self._tally.add(journey)
         copies: dict[int, list[Journey]] = {}

@@ -14,7 +14,7 @@ from tracer.journey.tracks import Track, Tracks
 from tracer.journey.walks import Walks, stopped_by
 from tracer.model.journey import End, Hop, Journey, Result, Stage
 from tracer.model.layout import Event, Place
-from tracer.model.probes import Batch, Machine
+from tracer.model.probes import Batch, Machine, Missing
 from tracer.model.selection import Selection
 from tracer.model.topology import LinkKey, Topology
 
@@ -55,6 +55,10 @@ class Assembler:
     @property
     def lost(self) -> int:
         return self._tracks.lost
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        return self._machine().missing
 
     @property
     def topology(self) -> Topology:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from tracer.journey.headers import decode, is_question
+from tracer.journey.reasons import UNSAID, name, place, words
 from tracer.journey.stack import own_frames
 from tracer.journey.tracks import device_name
 from tracer.model.journey import End, Hop, Result, Stage
@@ -25,29 +26,6 @@ RECEIVERS = {"icmp_rcv": "ICMP", "icmpv6_rcv": "ICMPv6", "arp_rcv": "ARP", "arp_
 KEEPERS = ("a raw socket", "a ping socket", "a packet socket", "a UDP socket", "a TCP socket")
 # The machinery of freeing, which says nothing of the place.
 FREEING = ("kfree_skb", "consume_skb", "sk_skb_reason_drop", "__kfree_skb", "kfree_skb_reason", "kfree_skb_list_reason")
-NO_REASONS = "this kernel gives no reasons"  # before Linux 5.17
-# Words for the reasons that echo packets meet; each is a name of the kernel's enum skb_drop_reason.
-REASONS = {
-    "NETFILTER_DROP": "a firewall rule or a chain's policy said DROP",
-    "NO_SOCKET": "no socket wanted it",
-    "NEIGH_FAILED": "nobody answered for the next hop's address",
-    "NEIGH_QUEUEFULL": "too many packets waited for the next hop's MAC address",
-    "IP_INNOROUTES": "no route leads on from here",
-    "IP_OUTNOROUTES": "no route leads on from here",
-    "IP_INADDRERRORS": "it may not be forwarded from here, or its address has no place here",
-    "IP_RPFILTER": "the reverse path filter expects its source on another device",
-    "OTHERHOST": "it is addressed to another host's MAC",
-    "IP_CSUM": "its IP checksum is wrong",
-    "ICMP_CSUM": "its ICMP checksum is wrong",
-    "PKT_TOO_BIG": "it is larger than the next device takes",
-    "IP_INHDR": "its IP header is not valid",
-    "SKB_CSUM": "its checksum is wrong",
-    "UNHANDLED_PROTO": "the network layer has no handler for it",
-    "TC_INGRESS": "a tc filter on the way in dropped it",
-    "TC_EGRESS": "a tc filter on the way out dropped it",
-    "QDISC_DROP": "the queue was full",
-    "DEV_READY": "the device at the other end is not up",
-}
 # the kernel's reason for an expired TTL says no more than "header"
 TTL_EXPIRED = (("IP_INHDR", "ip_forward"), ("IP_INHDR", "ip6_forward"))
 
@@ -79,12 +57,12 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     where = next((frame for frame in frames if not frame.startswith(FREEING)), None)
     reason = None
     if last.place == Place.DROP:
-        reason = machine.reasons.get(last.reason, str(last.reason)) if machine.reasons else NO_REASONS
+        reason = name(last.reason, machine.reasons)
     # A reply ends in its protocol's receiver as "no socket" (older kernels say nothing) whenever a raw socket took a copy of
     # it, as ours does.
     # And a RST that closes a half-open connection has done its work where TCP takes it.
     taken = ((seen.answered and seen.kind == "reply") or seen.kind == "close") and \
-        reason in ("NO_SOCKET", "NOT_SPECIFIED", "TCP_RESET", NO_REASONS)
+        reason in ("NO_SOCKET", "TCP_RESET", *UNSAID)
     # A reply is made inside the request's delivery: that receiver is its own only after it was received here itself.
     # (macvlan receives without a tracepoint of its own: there the hooks tell.)
     arrived = any(e.netns == last.netns or not last.netns for e in events
@@ -115,16 +93,16 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     if hops and reason == "NETFILTER_DROP" and stage is not Stage.L2_FORWARD:
         node, device = hops[-1].node, hops[-1].device  # the skb may have its next device already
     if reason:
-        return End(Result.DROPPED, node, device, stage, reason, _dropped(reason, where, hops), t_ns=took)
+        return End(Result.DROPPED, node, device, stage, reason, _dropped(reason, where, hops), t_ns=took, function=where)
     if hops and _is_uplink(topology, hops[-1]):
-        words = f"by {device}; what is behind it cannot be seen from here"
-        return End(Result.LEFT, node, device, Stage.EGRESS, detail=words, t_ns=took if last.place == Place.CONSUME else None)
+        said = f"by {device}; what is behind it cannot be seen from here"
+        return End(Result.LEFT, node, device, Stage.EGRESS, detail=said, t_ns=took if last.place == Place.CONSUME else None)
     if last.place == Place.CONSUME:
-        words = f"freed by {where or 'an unknown function'}() without being called a drop"
-        return End(Result.UNKNOWN, node, device, stage, detail=words, t_ns=took)
+        said = f"freed by {where or 'an unknown function'}() without being called a drop"
+        return End(Result.UNKNOWN, node, device, stage, detail=said, t_ns=took, function=where)
     waits = last.place == Place.HOOK and stage is Stage.POSTROUTING
-    words = "no device had it yet: so the kernel holds a packet while it asks for the next hop's MAC" if waits else ""
-    return End(Result.UNKNOWN, node, device, stage, detail=words)
+    said = "no device had it yet: so the kernel holds a packet while it asks for the next hop's MAC" if waits else ""
+    return End(Result.UNKNOWN, node, device, stage, detail=said)
 
 
 def _delivered(event: Event, receiver: str, seen: Seen) -> str:
@@ -161,8 +139,6 @@ def _dropped(reason: str, where: str | None, hops: list[Hop]) -> str:
         parts.append("by " + " or ".join(f"table {t.table}, chain {t.chain} or one that it calls" for t in tables))
     elif (reason, where) in TTL_EXPIRED:
         parts.append("its time to live ran out")
-    elif reason in REASONS:
-        parts.append(REASONS[reason])
-    if where:
-        parts.append(f"in {where}()")
-    return ", ".join(parts)
+    else:
+        parts.append(words(reason, where))
+    return ", ".join(filter(None, (*parts, place(where))))

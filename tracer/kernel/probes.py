@@ -23,7 +23,7 @@ from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.kernel.rules import RuleTracer
 from tracer.model.layout import EVENT, STACK, TUPLES, Event, Place
-from tracer.model.probes import HOOKS, Batch, HookPoint, Machine, Missing
+from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Address, Namespace
 from tracer.topology import netns
@@ -72,8 +72,11 @@ class Probes:
                 stack.callback(self._rules.close)
             self._btf = Btf()
             stack.callback(self._btf.close)
-            self._reasons = {value: name.removeprefix("SKB_DROP_REASON_").removeprefix("SKB_")
-                             for value, name in self._btf.enum("skb_drop_reason").items()}
+            self._reasons = {
+                **{number << SUBSYSTEM_SHIFT: name.removeprefix("SKB_DROP_REASON_SUBSYS_")
+                   for number, name in self._btf.enum("skb_drop_reason_subsys").items()},
+                **{number: name.removeprefix("SKB_DROP_REASON_")
+                   for number, name in self._btf.enum("skb_drop_reason").items()}}
             self._cast = self._btf.id("bpf_rdonly_cast", btf.FUNC)
             self._links = stack.enter_context(ExitStack())
             self._hook_links = stack.enter_context(ExitStack())

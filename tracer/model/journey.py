@@ -101,6 +101,7 @@ class Cause:
     sentence: str
     evidence: tuple[str, ...] = ()  # what was observed or read that supports it
     mend: str | None = None  # a command, or a sentence
+    remark: bool = False  # about a packet that arrived: good to know, nothing to mend
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ class End:
     rule: Rule | None = None  # that ended it
     causes: tuple[Cause, ...] = ()  # the likeliest first, three at most
     t_ns: int | None = None  # when, since the journey's first hop; None: it was not seen to end
+    function: str | None = None  # of the kernel, in which the packet was freed
 
 
 @dataclass(frozen=True, slots=True)

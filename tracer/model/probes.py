@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tracer.model.journey import Table
 from tracer.model.layout import Event
 
+SUBSYSTEM_SHIFT = 16  # SKB_DROP_REASON_SUBSYS_SHIFT: where the number of a drop reason's subsystem begins
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # enum nf_inet_hooks
 
 
@@ -35,7 +36,7 @@ class Missing:
 class Machine:
     release: str  # uname -r
     clock_offset_ns: int  # wall clock minus CLOCK_MONOTONIC
-    reasons: Mapping[int, str]  # enum skb_drop_reason, without its prefix
+    reasons: Mapping[int, str]  # enum skb_drop_reason, without its prefix; subsystems by their shifted numbers
     attached: tuple[str, ...] = ()
     missing: tuple[Missing, ...] = ()
     hook_points: Mapping[tuple[int, str, int], HookPoint] = field(default_factory=dict)  # by (netns, hook, slot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tracer.model.journey import Cause
 from tracer.model.probes import Missing
 
 
@@ -54,6 +55,7 @@ class Failure:
 
     seq: int
     text: str  # "no answer within 1 s"; "never left: no route to 203.0.113.1"
+    cause: Cause | None = None  # of what never left; that of others is their journeys'
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,15 @@ class Neighbor:
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that waits for connections or datagrams (`ss -lntu`)."""
+
+    protocol: str  # "tcp", "udp"
+    address: Address  # 0.0.0.0 or :: takes all
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One row of `ip route show table all`, without anycast."""
 
@@ -122,6 +131,7 @@ class Namespace:
     rules: tuple[PolicyRule, ...] = ()
     chains: tuple[BaseChain, ...] | None = None  # None: could not be read
     sysctls: Mapping[str, str] = field(default_factory=dict)  # of those that decide a packet's way, as `sysctl` names them
+    listeners: tuple[Listener, ...] | None = None  # None: could not be read
 
     def by_name(self, device: str) -> Link | None:
         return next((link for link in self.links.values() if link.name == device), None)

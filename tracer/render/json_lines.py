@@ -56,6 +56,7 @@ class JsonRenderer:
 
 def _journey(journey: Journey) -> dict[str, object]:
     end = journey.end
+    cause = next((cause for cause in end.causes if not cause.remark), None)
     return {
         "type": "journey", "id": journey.id,
         # All probes of a run have one ICMP id, so that they and their answers are one flow to conntrack too.
@@ -64,9 +65,10 @@ def _journey(journey: Journey) -> dict[str, object]:
         "packet": asdict(journey.packet), "hops": [_hop(hop) for hop in journey.hops],
         "end": {"result": end.result.value, "node": end.node, "device": end.device, "reason": end.reason,
                 "rule": asdict(end.rule) if end.rule else None,
-                "cause": end.causes[0].name if end.causes else None, "mend": end.causes[0].mend if end.causes else None,
+                "cause": cause.name if cause else None, "mend": cause.mend if cause else None,
                 "causes": [asdict(cause) for cause in end.causes],
-                "stage": end.stage.value if end.stage else None, "detail": end.detail},
+                "stage": end.stage.value if end.stage else None, "detail": end.detail,
+                "function": end.function},
         "complete": journey.complete, "lost_events": journey.lost_events, "kind": journey.kind,
         "parent": journey.parent, "source": journey.source, "target": journey.target, "wall_ns": journey.wall_ns,
         "duration_ns": journey.duration_ns,

@@ -21,6 +21,7 @@ _RESULT = {Result.DELIVERED: "bold green", Result.LEFT: "bold green", Result.REL
            Result.DROPPED: "bold red", Result.UNKNOWN: "bold yellow"}
 _ROLE = {Role.SWITCH: "cyan", Role.NIC: "magenta"}
 _REWRITE, _NAME, _DIM, _WARNING = "bold yellow", "bold", "dim", "yellow"
+_LABEL = 7  # columns of "cause: "
 _LEGEND = "~ not seen itself: concluded from what was seen, as the line says"
 
 
@@ -70,6 +71,7 @@ class TextRenderer:
             self._paragraph(self._text(said, style), rest=2)
         if journey.end.rule and journey.end.rule.rule:
             self._paragraph(self._text(journey.end.rule.rule, style), INDENT * 2, INDENT * 2 + 2)
+        self._causes(words.causes(journey, verbose))
         if said := words.incomplete(journey):
             self._paragraph(self._text(said, _WARNING), rest=2)
         if copies:
@@ -96,6 +98,7 @@ class TextRenderer:
                         rest=0)
         for failure in summary.failures:
             self._paragraph(self._text(f"✗ #{failure.seq}: {failure.text}", _RESULT[Result.DROPPED]), rest=2)
+            self._causes(words.because(failure.cause) if failure.cause else [])
         if losses := words.losses(summary):
             self._paragraph(self._text(f"! {losses}", _WARNING), rest=2)
 
@@ -160,6 +163,10 @@ class TextRenderer:
             rows = self._rows(hops, verbose)
             self._columns.fit(rows)
             self._print(self._columns.lay_out(rows, INDENT * 2))
+
+    def _causes(self, said: Sequence[tuple[str, str]]) -> None:
+        for label, text in said:
+            self._paragraph(self._text(f"{label:{_LABEL}}", _NAME) + self._text(text), first=2, rest=2 + _LABEL)
 
     def _text(self, text: str, style: str = "") -> Text:
         return Text(self._alphabet.show(text), style)

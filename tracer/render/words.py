@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tracer.model.journey import Direction, End, Hop, Journey, Packet, Result, Rule, Stage, Table
+from tracer.model.journey import Cause, Direction, End, Hop, Journey, Packet, Result, Rule, Stage, Table
 from tracer.model.report import OnBridge, RoundTrip, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
@@ -120,6 +120,22 @@ def verdict(journey: Journey) -> str | None:
         said = f"? not seen again after {place}" if place else "? never seen"
         said += f" ({stage})" if stage else ""
     return f"{said}: {end.detail}" if end.detail else said
+
+
+def causes(journey: Journey, verbose: bool) -> list[tuple[str, str]]:
+    """(label, text) of each line below the end: "cause:", "mend:", and what else may be it."""
+    said = []
+    label = "cause:"
+    for cause in journey.end.causes:
+        said += because(cause, "note:" if cause.remark else label, verbose)
+        label = label if cause.remark else "or:"
+    return said
+
+
+def because(cause: Cause, label: str = "cause:", verbose: bool = False) -> list[tuple[str, str]]:
+    said = [(label, cause.sentence)]
+    said += [("seen:", observed) for observed in cause.evidence] if verbose else []
+    return [*said, ("mend:", cause.mend)] if cause.mend else said
 
 
 def _place(journey: Journey) -> tuple[str | None, str | None, str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -25,6 +26,7 @@ from tracer.model.topology import (
     Interface,
     Link,
     LinkKey,
+    Listener,
     Namespace,
     Neighbor,
     PolicyRule,
@@ -67,7 +69,8 @@ def read_namespace(path: str, name: str, paths: Mapping[int, str]) -> Namespace:
             rows = list(ip.link("dump", ext_mask=RTEXT_FILTER_SKIP_STATS))
             links = _links(ip, rows, own, _addresses(ip), paths)
             return Namespace(inode=own, name=name, path=path, links=links, fdb=_fdb(ip), neighbors=_neighbors(ip),
-                             routes=_routes(ip), rules=_rules(ip), chains=read_chains(), sysctls=_sysctls(rows))
+                             routes=_routes(ip), rules=_rules(ip), chains=read_chains(), sysctls=_sysctls(rows),
+                             listeners=_listeners())
 
     return _run(path, read)
 
@@ -162,6 +165,35 @@ def _sysctls(rows: list[Any]) -> dict[str, str]:
             found |= {f"net.{version}.conf.{device}.{name}": str(values[version][name])
                       for name in names if name in (values[version] or ())}
     return found
+
+
+def _listeners() -> tuple[Listener, ...] | None:
+    """Of the calling thread's network namespace. The kernel lists sockets that listen before all others of TCP."""
+    found = []
+    for protocol, waiting in (("tcp", "0A"), ("udp", "07")):  # TCP_LISTEN; TCP_CLOSE: not connected
+        for file in (protocol, f"{protocol}6"):
+            try:
+                with open(f"/proc/thread-self/net/{file}", encoding="ascii") as rows:
+                    next(rows, None)
+                    for row in rows:
+                        local, _remote, state = row.split()[1:4]
+                        address, _, port = local.partition(":")
+                        if state == waiting:
+                            found.append(Listener(protocol, _in_hex(address), int(port, 16)))
+                        elif protocol == "tcp":
+                            break
+            except FileNotFoundError:  # a kernel without IPv6
+                continue
+            except OSError:
+                return None
+    return tuple(found)
+
+
+def _in_hex(text: str) -> Address:
+    """As /proc/net/tcp writes an address: 32-bit words, each in the machine's byte order."""
+    data = bytes.fromhex(text)
+    return ip_address(b"".join(int.from_bytes(data[at:at + 4], sys.byteorder).to_bytes(4, "big")
+                               for at in range(0, len(data), 4)))
 
 
 def _kind(row: Any) -> str | None:
