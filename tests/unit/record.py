@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from tests.unit.recording import Recording, save
-from tracer.cli import session
+from tracer.cli import telling
 from tracer.cli.main import main
 from tracer.journey.assemble import Assembler
 from tracer.model.layout import Event
@@ -64,7 +64,7 @@ class Recorder(Assembler):
 
 
 def record(name: str, arguments: list[str]) -> None:
-    session.Assembler = Recorder  # type: ignore[misc]
+    telling.Assembler = Recorder  # type: ignore[misc]
     main(["--lab", *arguments])
     run = Recorder.last
     links = run.kept.namespaces[run.kept.host].links.values()
