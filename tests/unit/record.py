@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from tests.functional.engine import private_engine
 from tests.unit.recording import Recording, save
-from tracer.cli import session
+from tracer.cli import telling
 from tracer.cli.main import main
 from tracer.journey.assemble import Assembler
 from tracer.model.layout import Event
@@ -75,7 +75,7 @@ class Recorder(Assembler):
 
 
 def record(name: str, arguments: list[str]) -> None:
-    session.Assembler = Recorder  # type: ignore[misc]
+    telling.Assembler = Recorder  # type: ignore[misc]
     main(arguments)
     run = Recorder.last
     links = run.kept.namespaces[run.kept.host].links.values()

@@ -8,23 +8,19 @@ import secrets
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from tracer import __version__
+from tracer.cli.telling import Telling
 from tracer.errors import ExitStatus, UserError
-from tracer.journey.assemble import Assembler
-from tracer.journey.causes import explain, explain_failure
-from tracer.journey.counted import counted
-from tracer.journey.lookups import sentences
 from tracer.kernel.probes import Probes, require_root
-from tracer.model.journey import Journey, Result, Stage
-from tracer.model.report import Failure, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
+from tracer.model.probes import Batch
+from tracer.model.report import OnBridge, Place as ReportPlace, Start
+from tracer.model.run import Answer, Begin, Finish, Item, Know, Sent, Sweep, Tell
 from tracer.model.selection import PORTS, Relay, Selection
 from tracer.model.topology import Address, LinkKey, Topology
-from tracer.render import words
 from tracer.render.base import Renderer
 from tracer.topology.changes import Changes
 from tracer.topology.host import Host
@@ -36,10 +32,10 @@ from tracer.traffic.answer import SendFailure
 from tracer.traffic.ports import free_base_port
 from tracer.traffic.prober import Prober
 
+NOTHING = Batch([], 0)
 POLL_S = 0.05  # how late an answer is noticed whose own events were lost: events wake the loop
 WITHOUT_BRIDGE = {"macvlan", "ipvlan"}
 SWEEP_S = 1.0  # between two looks for what came late
-FAILURES = 20  # told one by one in the summary
 REARM_S = 0.1  # a pause between two requests that is worth taking the netfilter links away for
 RELOOK_S = 0.5  # between two looks at the network for a device that nobody knows
 NAMING_S = 2.5  # how long a device may stay without a name before it is told without
@@ -60,60 +56,17 @@ class Plan:
     rules: bool = True  # say which rules decided
 
 
-@dataclass(slots=True)
-class Tally:
-    """What the summary counts."""
-
-    sent: int = 0
-    journeys: int = 0
-    lookups: int = 0
-    answered: int = 0
-    rtt_sum: float = 0.0  # ms, as are the next two
-    rtt_min: float = float("inf")
-    rtt_max: float = 0.0
-    states: dict[str, int] = field(default_factory=dict)
-    ends: dict[str, int] = field(default_factory=dict)
-    roles: dict[str, set[str]] = field(default_factory=dict)
-    routed: bool = False
-    failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=FAILURES))
-    failed: int = 0
-
-    def answer(self, rtt: float, state: str) -> None:
-        self.answered += 1
-        if state:
-            self.states[state] = self.states.get(state, 0) + 1
-        self.rtt_sum += rtt
-        self.rtt_min, self.rtt_max = min(self.rtt_min, rtt), max(self.rtt_max, rtt)
-
-    def fail(self, failure: Failure) -> None:
-        self.failed += 1
-        self.failures.append(failure)
-
-    def add(self, journey: Journey) -> None:
-        self.journeys += 1
-        self.ends[journey.end.result.value] = self.ends.get(journey.end.result.value, 0) + 1
-        if journey.kind == "arp":
-            self.lookups += 1
-        elif journey.kind != "copy":
-            for hop in journey.hops:
-                self.routed |= hop.stage is Stage.ROUTE and hop.node == "host"
-                if hop.bridge and hop.role:
-                    self.roles.setdefault(hop.bridge, set()).add(hop.role.value)
-
-
 class Session:
     """Made by open(), used once by run()."""
 
     def __init__(self, host: Host, source: Place, destination: Destination, plan: Plan, renderer: Renderer,
                  verbose: bool, notes: tuple[str, ...]) -> None:
         self._host, self._source, self._destination, self._plan = host, source, destination, plan
-        self._renderer, self._verbose, self._notes = renderer, verbose, notes
-        self._tally = Tally()
+        self._notes = notes
+        self._telling = Telling(renderer, verbose)
+        self._waiting = self._telling.waiting
+        self._listeners: list[Callable[[Item], None]] = [self._telling.play]
         self._rulesets = Rulesets()
-        self._waiting: dict[int, int] = {}  # seq -> when it was sent, CLOCK_MONOTONIC ns
-        self._answered: set[int] = set()  # of those that are waiting
-        self._refused: set[int] = set()  # that never left, of those that are waiting
-        self._errors: dict[int, str] = {}  # seq -> the ICMP error that came instead of an answer
         self._sender: Address | None = None  # the address that the kernel sends from; None without a route
         self._counters = LegacyCounters() if plan.rules else None
         self._interrupted = False
@@ -157,17 +110,19 @@ class Session:
             self._changes = stack.enter_context(Changes())
             self._watch(topology, probes)
             prober = stack.enter_context(self._prober(selection, topology))
-            assembler = Assembler(selection, topology, lambda: probes.machine, self._target())
-            self._renderer.header(self._start(topology, probes))
+            self._play(Begin(self._start(topology, probes), selection, self._plan.timeout, probes.machine, topology,
+                             self._source.netns, self._target(), time.time_ns()))
             with self._interruptible():
-                self._loop(probes, prober, assembler)
+                self._loop(probes, prober)
             for seq in sorted(self._waiting):
-                self._tell(seq, assembler)
-            self._show(assembler.rest(), assembler)
-            self._renderer.summary(self._summary(assembler))
-        if self._interrupted:
-            return ExitStatus.INTERRUPTED
-        return ExitStatus.OK if self._tally.answered == self._tally.sent else ExitStatus.LOST
+                self._tell(seq, probes)
+            self._play(probes.machine)
+            self._play(Finish())
+        return ExitStatus.INTERRUPTED if self._interrupted else self._telling.status
+
+    def _play(self, item: Item) -> None:
+        for listener in self._listeners:
+            listener(item)
 
     def _relay(self) -> Relay | None:
         """The userland proxy that listens at the destination, if one does."""
@@ -220,7 +175,8 @@ class Session:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _loop(self, probes: Probes, prober: Prober, assembler: Assembler) -> None:
+    def _loop(self, probes: Probes, prober: Prober) -> None:
+        assembler = self._telling.assembler
         seq = 1  # of the next one to send
         next_send = last_swept = time.monotonic()
         remaining = self._plan.count
@@ -229,83 +185,79 @@ class Session:
             held = self._plan.port is not None and seq - PORTS in self._waiting  # its source port still waits
             if (remaining is None or remaining > 0) and now >= next_send and not held:
                 probes.arm()
-                self._send(seq, prober, assembler)
+                self._send(seq, prober)
                 seq += 1
                 next_send = max(next_send + self._plan.interval, now)  # no burst after a stall
                 remaining = None if remaining is None else remaining - 1
             pause = POLL_S if remaining == 0 or self._waiting else RELOOK_S
             wait_ms = int(1000 * (pause if remaining == 0 or held else max(0.0, min(pause, next_send - now))))
-            self._collect(probes, prober, assembler, wait_ms)
-            self._look_again(probes, assembler)
+            self._collect(probes, prober, wait_ms)
+            self._look_again(probes)
             for waiting, sent in list(self._waiting.items()):
                 now_ns = time.monotonic_ns()
                 done = assembler.settled(waiting, now_ns) or now_ns - sent > self._plan.timeout * 1e9
-                if done and not self._puzzling(assembler):
+                if done and not self._puzzling():
                     prober.finish(waiting)  # its packets are on their way when this returns
-                    assembler.feed(probes.read(0))
+                    self._read(probes, 0)
                     if self._changes.seen():
-                        self._reread(probes, assembler)
-                    self._tell(waiting, assembler)
+                        self._reread(probes)
+                    self._tell(waiting, probes)
             if now - last_swept > SWEEP_S:
                 last_swept = now
-                self._show(assembler.late(self._waiting, time.monotonic_ns()), assembler)
+                self._play(probes.machine)
+                self._play(Sweep(time.monotonic_ns()))
             if not self._waiting and next_send - time.monotonic() > REARM_S:
                 probes.disarm()
 
-    def _send(self, seq: int, prober: Prober, assembler: Assembler) -> None:
-        self._tally.sent += 1
+    def _send(self, seq: int, prober: Prober) -> None:
         if self._counters:
             self._counters.before(seq)
         begun = time.monotonic_ns()
         sent = prober.send(seq)
-        if isinstance(sent, SendFailure):
-            source = assembler.topology.namespaces.get(self._source.netns)
-            cause = explain_failure(errno.errorcode.get(sent.errno, ""), source, str(self._destination.address),
-                                    assembler.topology) if source else None
-            self._tally.fail(Failure(seq, f"never left: {sent.text}", cause))
-            self._refused.add(seq)
-            self._waiting[seq] = begun
-            assembler.sent(seq, begun)  # what refused it may have had a packet to drop
-        else:
-            self._waiting[seq] = sent
-            assembler.sent(seq, sent)
+        self._play(Sent(seq, begun, sent.text, errno.errorcode.get(sent.errno, "")) if isinstance(sent, SendFailure)
+                   else Sent(seq, sent))
 
-    def _collect(self, probes: Probes, prober: Prober, assembler: Assembler, wait_ms: int) -> None:
+    def _read(self, probes: Probes, wait_ms: int) -> None:
         batch = probes.read(wait_ms)
         if batch.traces:
-            paths = {netns: namespace.path for netns, namespace in assembler.topology.namespaces.items()}
+            namespaces = self._telling.assembler.topology.namespaces
+            paths = {netns: namespace.path for netns, namespace in namespaces.items()}
             batch = replace(batch, traces=tuple(self._rulesets.named(trace, paths) for trace in batch.traces))
-        assembler.feed(batch)
+        if batch != NOTHING:
+            self._play(batch)
+
+    def _collect(self, probes: Probes, prober: Prober, wait_ms: int) -> None:
+        self._read(probes, wait_ms)
         for answer in prober.receive():
             if answer.seq not in self._waiting:
                 continue
             # a refusal is an answer too; what comes from elsewhere ("astray") no program would take for one
-            if answer.state == "astray" or (answer.kind == "error" and answer.state != "refused"):
-                self._errors.setdefault(answer.seq, f"an answer came astray from {answer.source}" if answer.state == "astray"
-                                        else f"an ICMP error came from {answer.source}")
-            elif answer.seq not in self._answered:
-                self._answered.add(answer.seq)
-                # the stamp is the wall clock's, and its conversion can be off by what it took
-                self._tally.answer(max(answer.monotonic_ns - self._waiting[answer.seq], 0) / 1e6, answer.state)
-                if answer.kind == "reply":
-                    assembler.answered(answer.seq)
+            error = f"an answer came astray from {answer.source}" if answer.state == "astray" else \
+                f"an ICMP error came from {answer.source}" if answer.kind == "error" and answer.state != "refused" else None
+            # the stamp is the wall clock's, and its conversion can be off by what it took
+            ms = max(answer.monotonic_ns - self._waiting[answer.seq], 0) / 1e6
+            self._play(Answer(answer.seq, answer.state, ms, answer.kind == "reply", error))
 
-    def _look_again(self, probes: Probes, assembler: Assembler) -> None:
+    def _look_again(self, probes: Probes) -> None:
         """A packet was at a device that is not known: containers come and go. Read the network anew."""
         now = time.monotonic()
-        unknown = assembler.unknown()
+        unknown = self._telling.assembler.unknown()
         new = unknown - self._puzzles.keys()
         self._puzzles.update(dict.fromkeys(new, now))
-        if not new and (now - self._looked < RELOOK_S or not self._puzzling(assembler)):
+        if not new and (now - self._looked < RELOOK_S or not self._puzzling()):
             return
         self._looked = now
         self._named |= {key.netns for key in unknown if self._host.refresh(key.netns)}
-        self._reread(probes, assembler)
+        self._reread(probes)
 
-    def _reread(self, probes: Probes, assembler: Assembler) -> None:
+    def _reread(self, probes: Probes) -> None:
         topology = self._host.topology(self._named)
         self._watch(topology, probes)
-        assembler.know(topology, self._target())
+        self._play(Know(topology, self._target()))
+
+    def _tell(self, seq: int, probes: Probes) -> None:
+        self._play(probes.machine)
+        self._play(Tell(seq, self._interrupted, self._counters.after(seq) if self._counters else None))
 
     def _watch(self, topology: Topology, probes: Probes) -> None:
         """In namespaces that are not watched yet."""
@@ -315,52 +267,10 @@ class Session:
             if self._counters:
                 self._counters.watch(namespace)
 
-    def _puzzling(self, assembler: Assembler) -> bool:
+    def _puzzling(self) -> bool:
         """Is there a device that may yet get its name? A container's engine knows it only a moment after its first
         packet, while a namespace that nobody made a name for stays without."""
-        return any(time.monotonic() - self._puzzles.get(key, 0.0) < NAMING_S for key in assembler.unknown())
-
-    def _tell(self, seq: int, assembler: Assembler) -> None:
-        del self._waiting[seq]
-        journeys = assembler.take(seq)
-        if self._counters:
-            journeys = counted(journeys, self._counters.after(seq), assembler.topology)
-        if seq not in self._answered and seq not in self._refused:
-            self._tally.fail(Failure(seq, self._why(seq, journeys)))
-        silent = {seq} - self._answered
-        self._answered.discard(seq)
-        self._refused.discard(seq)
-        self._errors.pop(seq, None)
-        self._show(journeys, assembler, silent)
-
-    def _why(self, seq: int, journeys: list[Journey]) -> str:
-        for journey in journeys:
-            if journey.kind in ("request", "reply") and journey.end.result is Result.DROPPED:
-                return f"the {journey.kind} was dropped in {journey.end.node}"
-        if error := self._errors.get(seq):
-            return error
-        if self._interrupted:
-            return "no answer before the interruption"
-        means = {"tcp": ": filtered", "udp": ": open or filtered"}.get(self._plan.transport, "")
-        return f"no answer within {self._plan.timeout:g} s{means}"
-
-    def _show(self, journeys: list[Journey], assembler: Assembler, silent: Collection[int] = ()) -> None:
-        """`silent`: of these probes, those that are over without an answer."""
-        journeys = explain(journeys, assembler.topology, silent, assembler.missing)
-        for journey in journeys:
-            self._tally.add(journey)
-        copies: dict[int, list[Journey]] = {}
-        for journey in journeys:
-            if journey.kind == "copy" and journey.parent is not None:
-                copies.setdefault(journey.parent, []).append(journey)
-        if not self._verbose:
-            for sentence in sentences(journeys, assembler.topology):
-                self._renderer.note(sentence)
-        for journey in journeys:
-            if journey.kind != "copy":
-                self._renderer.journey(journey, self._verbose, copies.get(journey.id, ()))
-        if not self._verbose and (served := [journey for journey in journeys if words.is_served(journey)]):
-            self._renderer.note(words.served(served))
+        return any(time.monotonic() - self._puzzles.get(key, 0.0) < NAMING_S for key in self._telling.assembler.unknown())
 
     def _target(self) -> int | None:
         return self._destination.place.netns if self._destination.place else None
@@ -380,15 +290,6 @@ class Session:
             ReportPlace(self._destination.name, str(self._destination.address),
                         _on_bridge(topology, target, self._destination.address) if target is not None else None),
             machine.attached, machine.missing, notes)
-
-    def _summary(self, assembler: Assembler) -> Summary:
-        tally = self._tally
-        rtt = RoundTrip(tally.rtt_min, tally.rtt_sum / tally.answered, tally.rtt_max) if tally.answered else None
-        notes = (f"{tally.failed} went without an answer; the last {FAILURES} of them:",) \
-            if tally.failed > FAILURES else ()
-        return Summary(tally.sent, tally.answered, tally.journeys, assembler.events, assembler.lost,
-                       {name: tuple(sorted(roles)) for name, roles in sorted(tally.roles.items())}, tally.ends, rtt,
-                       tuple(tally.failures), tally.lookups, tally.states, notes, tally.routed)
 
 
 def _on_bridge(topology: Topology, netns: int, address: Address | None) -> OnBridge | None:

@@ -143,7 +143,8 @@ class Walks:
 
     def at_devices(self, events: Sequence[Event], hops: Sequence[Hop], topology: Topology,
                    linked: Collection[int]) -> list[Hop]:
-        """The hops, with the rules of chains that belong to a bridge or a device. `linked`: namespaces with netfilter links."""
+        """The hops, with the rules of chains that belong to a bridge or a device. `linked`: namespaces with netfilter
+        links."""
         told = self._unlinked(events, hops, topology, linked)
         last = events[-1]
         for key in dict.fromkeys((event.netns, _header(event)) for event in events if event.place != Place.ROUTE):
