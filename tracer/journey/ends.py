@@ -119,7 +119,7 @@ def _delivered(event: Event, receiver: str, seen: Seen) -> str:
     if seen.kind == "request":
         return f"{name}, {'answered' if seen.replied else 'no answer seen to start'}"
     if seen.kind == "close":
-        return f"{name}, closes the half-open connection"
+        return f"{name}, closes the connection"
     if seen.kind == "reply":
         name += " reply" if packet.icmp_type is not None else ""
         return f"{name}, {'received by the sender' if seen.answered else 'not received by the sender'}"

@@ -155,6 +155,8 @@ class Tracks:
             return None
         for other in reversed(self._live.values()):
             last = other.events[-1]
+            if event.protocol == IPV6 and FRAGMENT not in (event.packet[6], last.packet[6]):
+                continue  # IPv6 has no id: two segments of one connection may have the same sequence number
             if _thread(last) == thread and last.packet[2:8] != event.packet[2:8] and (
                     other.ended or last.place in (Place.HOOK, Place.QUEUE)) and other.parent is None:
                 return other
