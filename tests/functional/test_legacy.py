@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import missing
 from tests.functional.conftest import Dnettrace
 from tests.functional.engine import NETNS, delete_namespace, in_netns
+from tests.functional.pinging import answers
 from tests.functional.way import Output, read
 from tracer.topology import legacy
 from tracer.topology.snapshot import read_namespace
@@ -73,6 +74,8 @@ def trace(dnettrace: Dnettrace) -> Iterator[Trace]:
         on_router("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         if in_netns(str(NETNS / ROUTER), "iptables-legacy", "-S").returncode:
             missing("iptables-legacy does not work here")
+        assert answers(str(NETNS / A), "10.2.0.2")
+        assert any(answers(str(NETNS / A), "fd02::2", 0.5) for _ in range(10))  # once addresses are no longer tentative
 
         def run(*options: str, status: int | None = None, **kw: Any) -> Output:
             environment = os.environ | {"DOCKER_HOST": "unix:///nowhere"} | kw.pop("env", {})
