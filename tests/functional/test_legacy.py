@@ -165,13 +165,29 @@ def test_both_backends(trace: Trace) -> None:
     assert not (output.only("request")["end"]["rule"] or {}).get("legacy")
 
 
+def test_both_backends_at_one_priority(trace: Trace) -> None:
+    """Where iptables-legacy logs what is traced, nftables is not traced, either: counters tell for both."""
+    on_router("sysctl", "-qw", "net.netfilter.nf_log.2=nf_log_ipv4")
+    for tool, other in (("iptables-legacy", "iptables-nft"), ("iptables-nft", "iptables-legacy")):
+        on_router(tool, "-A", "FORWARD", "-p", "icmp", "-j", "DROP")
+        on_router(other, "-A", "FORWARD", "-p", "icmp", "-j", "ACCEPT")
+        end = trace(status=1).only("request")["end"]
+        assert (end["rule"]["rule"], end["rule"]["legacy"]) == ("-A FORWARD -p icmp -j DROP", tool == "iptables-legacy")
+        assert end["rule"]["by"] == "counter"
+        on_router(tool, "-F", "FORWARD")
+        on_router(other, "-F", "FORWARD")
+    on_router("iptables-nft", "-P", "FORWARD", "DROP")  # which is not counted: no other can have been it
+    rule = trace(status=1).only("request")["end"]["rule"]
+    assert (rule["policy"], rule["chain"], rule["legacy"], rule["by"]) == (True, "FORWARD", False, "counter")
+
+
 def test_without_the_tool_the_reason_is_said(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     legacy_rules("-A FORWARD -j DROP")
     counters = legacy.LegacyCounters()
     namespace = read_namespace(str(NETNS / ROUTER), "host", {})
     counters.watch(namespace)
     counters.before(1)
-    monkeypatch.setattr(legacy, "_tool", lambda name: None)
+    monkeypatch.setattr(legacy, "_tool", lambda name, legacy: None)
     assert counters.after(1)[namespace.inode].unknown == "iptables-legacy-save is not installed, which reads its counters"
 
 
