@@ -7,7 +7,6 @@ from dataclasses import replace
 from tracer.journey.counted import counted
 from tracer.model.counters import Risen
 from tracer.model.journey import End, Hop, Journey, Packet, Result, Rule, Stage, Table
-from tracer.model.topology import Topology
 from tracer.topology.legacy import difference, parse
 
 SAVED = """\
@@ -48,7 +47,7 @@ def told(risen: Risen, *stopped: Table, tables: tuple[Table, ...] = (), rules: t
     hop = Hop(0, 1, "host", "to-b", 2, Stage.FORWARD, tables=tables, stopped_at=stopped, rules=rules, conntrack=conntrack)
     end = End(Result.DROPPED if stopped else Result.DELIVERED, "host", "to-b", Stage.FORWARD)
     journey = Journey(1, Packet(4, "icmp", "10.1.0.2", "10.2.0.2", 84), (hop,), end, "request")
-    return counted([journey], {1: risen}, Topology(1, {}))[0]
+    return counted([journey], {1: risen})[0]
 
 
 def said(journey: Journey) -> list[tuple[str, str, str]]:

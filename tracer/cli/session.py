@@ -19,6 +19,7 @@ from tracer.journey.assemble import Assembler
 from tracer.journey.causes import explain, explain_failure
 from tracer.journey.counted import counted
 from tracer.journey.lookups import sentences
+from tracer.journey.owners import owned
 from tracer.kernel.probes import Probes, require_root
 from tracer.model.journey import Journey, Result, Stage
 from tracer.model.report import Failure, OnBridge, Place as ReportPlace, RoundTrip, Start, Summary
@@ -324,7 +325,7 @@ class Session:
         del self._waiting[seq]
         journeys = assembler.take(seq)
         if self._counters:
-            journeys = counted(journeys, self._counters.after(seq), assembler.topology)
+            journeys = counted(journeys, self._counters.after(seq))
         if seq not in self._answered and seq not in self._refused:
             self._tally.fail(Failure(seq, self._why(seq, journeys)))
         silent = {seq} - self._answered
@@ -346,6 +347,7 @@ class Session:
 
     def _show(self, journeys: list[Journey], assembler: Assembler, silent: Collection[int] = ()) -> None:
         """`silent`: of these probes, those that are over without an answer."""
+        journeys = [owned(journey, assembler.topology) for journey in journeys]
         journeys = explain(journeys, assembler.topology, silent, assembler.missing)
         for journey in journeys:
             self._tally.add(journey)

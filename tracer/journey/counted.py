@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from tracer.journey.owners import owner
 from tracer.model.counters import CountedRule, Risen
 from tracer.model.journey import Hop, Journey, Result, Rule, Table
-from tracer.model.topology import Topology
 
 PASSES, STOPS = "passes", "stops"
 # What targets that decide do to the packet; the others let it go on in its chain.
@@ -24,17 +22,17 @@ OUTCOMES: Mapping[str, tuple[str, ...]] = {
 VERDICTS = {"DROP": "drop", "SYNPROXY": "drop", "REJECT": "reject", "QUEUE": "queue", "NFQUEUE": "queue"}
 
 
-def counted(journeys: Iterable[Journey], risen: Mapping[int, Risen], topology: Topology) -> list[Journey]:
+def counted(journeys: Iterable[Journey], risen: Mapping[int, Risen]) -> list[Journey]:
     """The journeys of one probe, with the rules that iptables' counters (by namespace) tell at their hops."""
-    return [_with_rules(journey, risen, topology) if risen else journey for journey in journeys]
+    return [_with_rules(journey, risen) if risen else journey for journey in journeys]
 
 
-def _with_rules(journey: Journey, risen: Mapping[int, Risen], topology: Topology) -> Journey:
+def _with_rules(journey: Journey, risen: Mapping[int, Risen]) -> Journey:
     states: dict[int, str | None] = {}  # namespace -> conntrack's, which is told where the packet comes in or begins
     hops = []
     for hop in journey.hops:
         state = states[hop.netns] = hop.conntrack or states.get(hop.netns)
-        hops.append(_at(hop, risen[hop.netns], state == "NEW", topology) if hop.netns in risen else hop)
+        hops.append(_at(hop, risen[hop.netns], state == "NEW") if hop.netns in risen else hop)
     end = journey.end
     last = next((hop for hop in reversed(hops) if hop.stopped_at), None)
     if last and end.result is Result.DROPPED and end.rule is None:
@@ -43,7 +41,7 @@ def _with_rules(journey: Journey, risen: Mapping[int, Risen], topology: Topology
     return replace(journey, hops=tuple(hops), end=end)
 
 
-def _at(hop: Hop, risen: Risen, new: bool, topology: Topology) -> Hop:
+def _at(hop: Hop, risen: Risen, new: bool) -> Hop:
     """`new`: it may be its connection's first packet, the only one that meets nat."""
     traced = {(r.family, r.table, r.legacy) for r in hop.rules}
     passed = [t for t in hop.tables or () if _key(t) not in traced]
@@ -60,11 +58,10 @@ def _at(hop: Hop, risen: Risen, new: bool, topology: Topology) -> Hop:
     # where a table without counters may have stopped it as well, a counter that rose may be due to another packet
     found += _decided([t for t in stopped if _key(t) in risen.tables], STOPS, risen.rules,
                       sure=all(_key(t) in risen.tables for t in stopped))
-    rules = (*hop.rules, *(replace(rule, owner=owner(rule, topology)) for rule in found))
     priorities = {_key(t): t.priority for t in (*(hop.tables or ()), *hop.stopped_at)}
     told = all(_key(t) in risen.tables for t in (*passed, *stopped))
-    return replace(hop, rules=tuple(sorted(rules, key=lambda r: priorities.get((r.family, r.table, r.legacy), 0))),
-                   rules_unknown=None if told else hop.rules_unknown)
+    rules = sorted((*hop.rules, *found), key=lambda rule: priorities.get((rule.family, rule.table, rule.legacy), 0))
+    return replace(hop, rules=tuple(rules), rules_unknown=None if told else hop.rules_unknown)
 
 
 def _key(table: Table) -> tuple[str, str, bool]:
