@@ -75,8 +75,8 @@ def test_rules_that_counters_tell() -> None:
     hop = Hop(0, 1, "host", "docker0", 2, Stage.FORWARD, tables=(table("filter", "FORWARD", 0),), stopped_at=(legacy,),
               rules=(accept, jump, drop))
     assert words.tables(hop) == "filter: FORWARD accept · filter (legacy): FORWARD → X drop"
-    assert words.each_rule(hop)[1:] == ["by its counter filter (legacy): -A FORWARD -j X",
-                                        "by its counter filter (legacy): -A X -j DROP"]
+    assert words.each_rule(hop)[1:] == ["by counters filter (legacy): -A FORWARD -j X",
+                                        "by counters filter (legacy): -A X -j DROP"]
     journey = replace(REQUEST, hops=(hop,), end=End(Result.DROPPED, "host", "docker0", Stage.FORWARD, rule=drop))
     assert words.verdict(journey) == "✗ dropped at filter (legacy)/X by rule, as counters tell"
     assert words.perhaps_stopped_by(journey) == []

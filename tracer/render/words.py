@@ -226,7 +226,7 @@ def each_rule(hop: Hop) -> list[str]:
     """A line for each rule that the packet met."""
     said = []
     for rule in hop.rules:
-        table = {"counter": "by its counter ", "candidate": "perhaps "}.get(rule.by, "") + _table(rule)
+        table = {"counter": "by counters ", "candidate": "perhaps "}.get(rule.by, "") + _table(rule)
         place = f"{table}/{rule.chain}"
         if rule.policy:
             said.append(f"{place}: policy {rule.verdict}")
