@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import missing
 from tests.functional.conftest import Dnettrace
 from tests.functional.engine import NETNS, delete_namespace, in_netns
+from tests.functional.pinging import answers
 from tests.functional.way import Output, read
 from tracer.topology import legacy
 from tracer.topology.snapshot import read_namespace
@@ -73,6 +74,8 @@ def trace(dnettrace: Dnettrace) -> Iterator[Trace]:
         on_router("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         if in_netns(str(NETNS / ROUTER), "iptables-legacy", "-S").returncode:
             missing("iptables-legacy does not work here")
+        assert answers(str(NETNS / A), "10.2.0.2")
+        assert any(answers(str(NETNS / A), "fd02::2", 0.5) for _ in range(10))  # once addresses are no longer tentative
 
         def run(*options: str, status: int | None = None, **kw: Any) -> Output:
             environment = os.environ | {"DOCKER_HOST": "unix:///nowhere"} | kw.pop("env", {})
@@ -162,13 +165,29 @@ def test_both_backends(trace: Trace) -> None:
     assert not (output.only("request")["end"]["rule"] or {}).get("legacy")
 
 
+def test_both_backends_at_one_priority(trace: Trace) -> None:
+    """Where iptables-legacy logs what is traced, nftables is not traced, either: counters tell for both."""
+    on_router("sysctl", "-qw", "net.netfilter.nf_log.2=nf_log_ipv4")
+    for tool, other in (("iptables-legacy", "iptables-nft"), ("iptables-nft", "iptables-legacy")):
+        on_router(tool, "-A", "FORWARD", "-p", "icmp", "-j", "DROP")
+        on_router(other, "-A", "FORWARD", "-p", "icmp", "-j", "ACCEPT")
+        end = trace(status=1).only("request")["end"]
+        assert (end["rule"]["rule"], end["rule"]["legacy"]) == ("-A FORWARD -p icmp -j DROP", tool == "iptables-legacy")
+        assert end["rule"]["by"] == "counter"
+        on_router(tool, "-F", "FORWARD")
+        on_router(other, "-F", "FORWARD")
+    on_router("iptables-nft", "-P", "FORWARD", "DROP")  # which is not counted: no other can have been it
+    rule = trace(status=1).only("request")["end"]["rule"]
+    assert (rule["policy"], rule["chain"], rule["legacy"], rule["by"]) == (True, "FORWARD", False, "counter")
+
+
 def test_without_the_tool_the_reason_is_said(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     legacy_rules("-A FORWARD -j DROP")
     counters = legacy.LegacyCounters()
     namespace = read_namespace(str(NETNS / ROUTER), "host", {})
     counters.watch(namespace)
     counters.before(1)
-    monkeypatch.setattr(legacy, "_tool", lambda name: None)
+    monkeypatch.setattr(legacy, "_tool", lambda name, legacy: None)
     assert counters.after(1)[namespace.inode].unknown == "iptables-legacy-save is not installed, which reads its counters"
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from tracer.journey.counted import counted
 from tracer.model.counters import Risen
 from tracer.model.journey import End, Hop, Journey, Packet, Result, Rule, Stage, Table
-from tracer.model.topology import Topology
 from tracer.topology.legacy import difference, parse
 
 SAVED = """\
@@ -43,11 +42,12 @@ def read(*risen: tuple[str, str]) -> Risen:
     return difference(1, parse("ip", SAVED), parse("ip", after))
 
 
-def told(risen: Risen, *stopped: Table, tables: tuple[Table, ...] = (), rules: tuple[Rule, ...] = ()) -> Journey:
-    hop = Hop(0, 1, "host", "to-b", 2, Stage.FORWARD, tables=tables, stopped_at=stopped, rules=rules)
+def told(risen: Risen, *stopped: Table, tables: tuple[Table, ...] = (), rules: tuple[Rule, ...] = (),
+         conntrack: str = "NEW") -> Journey:
+    hop = Hop(0, 1, "host", "to-b", 2, Stage.FORWARD, tables=tables, stopped_at=stopped, rules=rules, conntrack=conntrack)
     end = End(Result.DROPPED if stopped else Result.DELIVERED, "host", "to-b", Stage.FORWARD)
     journey = Journey(1, Packet(4, "icmp", "10.1.0.2", "10.2.0.2", 84), (hop,), end, "request")
-    return counted([journey], {1: risen}, Topology(1, {}))[0]
+    return counted([journey], {1: risen})[0]
 
 
 def said(journey: Journey) -> list[tuple[str, str, str]]:
@@ -92,6 +92,23 @@ def test_several() -> None:
 def test_what_no_rule_leads_to_did_not_decide() -> None:
     journey = told(read(DROP, POLICY), FORWARD)  # GUARD's rose by a way from another base chain
     assert said(journey) == [("policy FORWARD", "drop", "counter")]
+
+
+def test_nat_is_met_by_a_connections_first_packet_alone() -> None:
+    nat = Table("ip", "nat", "POSTROUTING", 100, legacy=True)
+    risen = read(("[0:0] -A POSTROUTING", "[1:84] -A POSTROUTING"))
+    assert said(told(risen, tables=(nat,))) == [("-A POSTROUTING -o to-b -j MASQUERADE", "accept", "counter")]
+    assert said(told(risen, tables=(nat,), conntrack="ESTABLISHED")) == []
+
+
+def test_policies_of_iptables_nft_are_not_counted() -> None:
+    nft = parse("ip", SAVED, legacy=False)
+    rest = difference(1, nft, nft)
+    table = replace(FORWARD, legacy=False)
+    assert said(told(rest, table)) == [("policy FORWARD", "drop", "counter")]  # no other can have been it
+    assert said(told(rest, tables=(table,))) == []
+    assert said(told(difference(1, nft, parse("ip", SAVED.replace(*GOTO).replace(*DROP), legacy=False)), table)) == [
+        ("-A GUARD -d 10.2.0.2/32 -j DROP", "drop", "candidate"), ("policy FORWARD", "drop", "candidate")]
 
 
 def test_none_rose() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer.journey.owners import owner
-from tracer.model.journey import Rule
+from tracer.journey.owners import owned, owner
+from tracer.model.journey import End, Hop, Journey, Packet, Result, Rule, Stage
 from tracer.model.topology import Attachment, Container, Published, Topology
 from tracer.topology.engine import _network, _of_podman
 
@@ -66,6 +66,17 @@ def test_every_rule_of_a_docker_engine_is_dockers() -> None:
         == "Docker, port 8082 of c3"
     assert owners[f"-A DOCKER -d 127.0.0.1/32 ! -i {web} -p udp -m udp --dport 53 -j DNAT --to-destination 172.30.0.1:53"] \
         == "Docker, port 53 of c3"
+
+
+def test_in_a_journey() -> None:
+    stage2 = rule("-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP")
+    hop = Hop(0, 1, "host", "br0", 2, Stage.FORWARD, rules=(rule("-A FORWARD -j DOCKER-USER"), stage2))
+    journey = Journey(1, Packet(4, "icmp", "172.30.0.1", "172.17.0.3", 84), (hop, replace(hop, rules=())),
+                      End(Result.DROPPED, rule=stage2), "request")
+    found = owned(journey, DOCKER)
+    assert [r.owner for r in found.hops[0].rules] == ["Docker", "Docker, network bridge"]
+    assert found.end.rule == found.hops[0].rules[1]
+    assert found.hops[1] is journey.hops[1]
 
 
 @pytest.mark.parametrize(("text", "table", "who"), [

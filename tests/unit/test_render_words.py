@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit import test_render_fixtures as given
 from tests.unit.test_render_fixtures import REQUEST, START, SUMMARY, packet, table
-from tracer.model.journey import End, Packet, Result, Rewrite
+from tracer.model.journey import End, Hop, Packet, Result, Rewrite, Rule, Stage, Table
 from tracer.model.report import OnBridge, Place
 from tracer.render import words
 
@@ -65,6 +65,29 @@ def test_an_end_is_told_in_the_title_and_below(end: End, title: str, verdict: st
 def test_a_packet_that_was_never_seen() -> None:
     journey = replace(REQUEST, hops=(), end=End(Result.UNKNOWN))
     assert words.title_end(journey) == words.verdict(journey) == "? never seen"
+
+
+def test_rules_that_counters_tell() -> None:
+    legacy = Table("ip", "filter", "FORWARD", 0, legacy=True)
+    jump = Rule("ip", "filter", "FORWARD", "-A FORWARD -j X", "jump X", exact=False, legacy=True, by="counter")
+    drop = replace(jump, chain="X", rule="-A X -j DROP", verdict="drop")
+    accept = Rule("ip", "filter", "FORWARD", "-A FORWARD -j ACCEPT", "accept")
+    hop = Hop(0, 1, "host", "docker0", 2, Stage.FORWARD, tables=(table("filter", "FORWARD", 0),), stopped_at=(legacy,),
+              rules=(accept, jump, drop))
+    assert words.tables(hop) == "filter: FORWARD accept · filter (legacy): FORWARD → X drop"
+    assert words.each_rule(hop)[1:] == ["by counters filter (legacy): -A FORWARD -j X",
+                                        "by counters filter (legacy): -A X -j DROP"]
+    journey = replace(REQUEST, hops=(hop,), end=End(Result.DROPPED, "host", "docker0", Stage.FORWARD, rule=drop))
+    assert words.verdict(journey) == "✗ dropped at filter (legacy)/X by rule, as counters tell"
+    assert words.perhaps_stopped_by(journey) == []
+    perhaps = [replace(rule, by="candidate") for rule in (drop, replace(drop, rule=None, chain="FORWARD", policy=True))]
+    hop = replace(hop, rules=(accept, *perhaps))
+    assert words.tables(hop) == "filter: FORWARD accept · not past filter (legacy)"
+    journey = replace(journey, hops=(hop,), end=replace(journey.end, rule=None))
+    assert words.perhaps_stopped_by(journey) == ["perhaps by filter (legacy): -A X -j DROP",
+                                                 "perhaps by filter (legacy): policy of FORWARD"]
+    passed = replace(hop, tables=(legacy,), stopped_at=(), rules=tuple(replace(r, verdict="accept") for r in perhaps))
+    assert words.tables(passed) == "filter (legacy): one of 2 rules"
 
 
 def test_where_the_two_ends_hang() -> None:

@@ -11,6 +11,7 @@ from tracer.journey.assemble import Assembler
 from tracer.journey.causes import explain, explain_failure
 from tracer.journey.counted import counted
 from tracer.journey.lookups import sentences
+from tracer.journey.owners import owned
 from tracer.model.journey import Journey, Result, Stage
 from tracer.model.probes import Batch, Machine
 from tracer.model.report import Failure, RoundTrip, Summary
@@ -130,7 +131,7 @@ class Telling:
             return
         journeys = self.assembler.take(seq)
         if item.risen is not None:
-            journeys = counted(journeys, item.risen, self.assembler.topology)
+            journeys = counted(journeys, item.risen)
         if seq not in self._answered and seq not in self._refused:
             self.tally.fail(Failure(seq, self._why(seq, journeys, item.interrupted)))
         silent = {seq} - self._answered
@@ -156,6 +157,7 @@ class Telling:
 
     def _show(self, journeys: list[Journey], silent: Collection[int] = ()) -> None:
         """`silent`: of these probes, those that are over without an answer."""
+        journeys = [owned(journey, self.assembler.topology) for journey in journeys]
         journeys = explain(journeys, self.assembler.topology, silent, self.assembler.missing)
         for journey in journeys:
             self.tally.add(journey)

@@ -1,4 +1,4 @@
-"""Rules of iptables-legacy, concluded from counters.
+"""Rules of iptables, concluded from counters.
 
 What a packet met at a table is known by whether it got past it. One rule or policy decided that, and its counter rose. If
 the counters of others with the same outcome stood still, it was that one; if not, it was one of those that rose.
@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from tracer.journey.owners import owner
 from tracer.model.counters import CountedRule, Risen
 from tracer.model.journey import Hop, Journey, Result, Rule, Table
-from tracer.model.topology import Topology
 
 PASSES, STOPS = "passes", "stops"
 # What targets that decide do to the packet; the others let it go on in its chain.
@@ -24,40 +22,50 @@ OUTCOMES: Mapping[str, tuple[str, ...]] = {
 VERDICTS = {"DROP": "drop", "SYNPROXY": "drop", "REJECT": "reject", "QUEUE": "queue", "NFQUEUE": "queue"}
 
 
-def counted(journeys: Iterable[Journey], risen: Mapping[int, Risen], topology: Topology) -> list[Journey]:
-    """The journeys of one probe, with the rules that iptables-legacy's counters (by namespace) tell at their hops."""
-    return [_with_rules(journey, risen, topology) if risen else journey for journey in journeys]
+def counted(journeys: Iterable[Journey], risen: Mapping[int, Risen]) -> list[Journey]:
+    """The journeys of one probe, with the rules that iptables' counters (by namespace) tell at their hops."""
+    return [_with_rules(journey, risen) if risen else journey for journey in journeys]
 
 
-def _with_rules(journey: Journey, risen: Mapping[int, Risen], topology: Topology) -> Journey:
-    hops = tuple(_at(hop, risen[hop.netns], topology) if hop.netns in risen else hop for hop in journey.hops)
+def _with_rules(journey: Journey, risen: Mapping[int, Risen]) -> Journey:
+    states: dict[int, str | None] = {}  # namespace -> conntrack's, which is told where the packet comes in or begins
+    hops = []
+    for hop in journey.hops:
+        state = states[hop.netns] = hop.conntrack or states.get(hop.netns)
+        hops.append(_at(hop, risen[hop.netns], state == "NEW") if hop.netns in risen else hop)
     end = journey.end
     last = next((hop for hop in reversed(hops) if hop.stopped_at), None)
     if last and end.result is Result.DROPPED and end.rule is None:
         rule = next((r for r in last.rules if r.by == "counter" and r.verdict in ("drop", "reject")), None)
         end = replace(end, rule=rule)
-    return replace(journey, hops=hops, end=end)
+    return replace(journey, hops=tuple(hops), end=end)
 
 
-def _at(hop: Hop, risen: Risen, topology: Topology) -> Hop:
-    passed, stopped = hop.tables or (), [t for t in hop.stopped_at if t.legacy or not _got_past(t, hop.rules)]
-    if not any(table.legacy for table in (*passed, *stopped)):
+def _at(hop: Hop, risen: Risen, new: bool) -> Hop:
+    """`new`: it may be its connection's first packet, the only one that meets nat."""
+    traced = {(r.family, r.table, r.legacy) for r in hop.rules}
+    passed = [t for t in hop.tables or () if _key(t) not in traced]
+    # a trace that saw it stopped leaves nothing to conclude, and one that saw it pass a table leaves the others
+    ended = any(r.verdict in ("drop", "reject") for r in hop.rules)
+    stopped = [t for t in hop.stopped_at if _key(t) not in traced and not ended]
+    if not any(table.legacy or _key(table) in risen.tables for table in (*passed, *stopped)):
         return hop
     if risen.unknown:
         said = f"iptables-legacy: {risen.unknown}"
         return replace(hop, rules_unknown="; ".join(filter(None, (hop.rules_unknown, said))))
-    found = [rule for table in passed if table.legacy for rule in _decided([table], PASSES, risen.rules, sure=True)]
-    # where nftables may have stopped it as well, a counter that rose may be due to another packet
-    found += _decided([t for t in stopped if t.legacy], STOPS, risen.rules, sure=all(t.legacy for t in stopped))
-    rules = (*hop.rules, *(replace(rule, owner=owner(rule, topology)) for rule in found))
-    priorities = {(t.family, t.table, t.legacy): t.priority for t in (*passed, *hop.stopped_at)}
-    return replace(hop, rules=tuple(sorted(rules, key=lambda r: priorities.get((r.family, r.table, r.legacy), 0))))
+    counts = [t for t in passed if _key(t) in risen.tables and (t.table != "nat" or new)]
+    found = [rule for table in counts for rule in _decided([table], PASSES, risen.rules, sure=True)]
+    # where a table without counters may have stopped it as well, a counter that rose may be due to another packet
+    found += _decided([t for t in stopped if _key(t) in risen.tables], STOPS, risen.rules,
+                      sure=all(_key(t) in risen.tables for t in stopped))
+    priorities = {_key(t): t.priority for t in (*(hop.tables or ()), *hop.stopped_at)}
+    told = all(_key(t) in risen.tables for t in (*passed, *stopped))
+    rules = sorted((*hop.rules, *found), key=lambda rule: priorities.get((rule.family, rule.table, rule.legacy), 0))
+    return replace(hop, rules=tuple(rules), rules_unknown=None if told else hop.rules_unknown)
 
 
-def _got_past(table: Table, rules: Iterable[Rule]) -> bool:
-    """Did a trace see what this table decided, and was it not the end?"""
-    verdicts = [r.verdict for r in rules if (r.family, r.table, r.legacy) == (table.family, table.table, False)]
-    return bool(verdicts) and verdicts[-1] not in ("drop", "reject")
+def _key(table: Table) -> tuple[str, str, bool]:
+    return table.family, table.table, table.legacy
 
 
 def _decided(tables: Iterable[Table], outcome: str, risen: Iterable[CountedRule], sure: bool) -> list[Rule]:
@@ -84,7 +92,7 @@ def _decided(tables: Iterable[Table], outcome: str, risen: Iterable[CountedRule]
 
 def _reached(table: Table, risen: Iterable[CountedRule]) -> list[CountedRule]:
     """Those that rose in the table's base chain, and in chains that rules that rose lead to from there."""
-    own = [rule for rule in risen if (rule.family, rule.table) == (table.family, table.table)]
+    own = [rule for rule in risen if (rule.family, rule.table, rule.legacy) == _key(table)]
     chains = {table.chain}
     while more := {rule.target or "" for rule in own if rule.leads and rule.chain in chains} - chains:
         chains |= more
@@ -94,4 +102,4 @@ def _reached(table: Table, risen: Iterable[CountedRule]) -> list[CountedRule]:
 def _rule(counted: CountedRule, by: str) -> Rule:
     verdict = f"{counted.leads} {counted.target}" if counted.leads else VERDICTS.get(counted.target or "", "accept")
     return Rule(counted.family, counted.table, counted.chain, counted.rule, verdict, exact=False,
-                policy=counted.rule is None, legacy=True, by=by)
+                policy=counted.rule is None, legacy=counted.legacy, by=by)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
-from tracer.model.journey import Rule
+from tracer.model.journey import Journey, Rule
 from tracer.model.topology import EngineNetwork, Topology
 
 DOCKER, PODMAN, PERSON = "Docker", "podman", "a person"
@@ -96,6 +97,16 @@ def owner(rule: Rule, topology: Topology) -> str | None:
     if target == PERSON:  # the chain's maker leads there from FORWARD; from elsewhere, whoever wants the chain there, too
         return said or (DOCKER if text == "-A FORWARD -j DOCKER-USER" else None)
     return said or target
+
+
+def owned(journey: Journey, topology: Topology) -> Journey:
+    """The journey, with the owners of the rules that its packet met."""
+    def told(rule: Rule) -> Rule:
+        return replace(rule, owner=owner(rule, topology))
+
+    hops = tuple(replace(hop, rules=tuple(map(told, hop.rules))) if hop.rules else hop for hop in journey.hops)
+    end = replace(journey.end, rule=told(journey.end.rule)) if journey.end.rule else journey.end
+    return replace(journey, hops=hops, end=end)
 
 
 def _named(patterns: tuple[tuple[str, str], ...], name: str) -> str | None:

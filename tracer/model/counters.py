@@ -1,4 +1,4 @@
-"""What the counters of iptables-legacy say: it traces no packet without logging it, but it counts each rule's matches."""
+"""What iptables' counters say where no rule is traced: iptables-legacy cannot without writing to the kernel's log."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ class CountedRule:
     target: str | None  # "DROP", "DNAT", a chain's name; None: the rule only counts
     packets: int
     leads: str | None = None  # "jump" or "goto", where the target is a chain
+    legacy: bool = True  # False: of iptables-nft, which does not count what reaches a policy
 
 
 @dataclass(frozen=True, slots=True)
 class Risen:
-    """A namespace's iptables-legacy between two readings."""
+    """A namespace's tables of iptables between two readings."""
 
     netns: int
-    rules: tuple[CountedRule, ...] = ()  # whose counters rose, by how much; each chain's in its order, a policy last
+    rules: tuple[CountedRule, ...] = ()  # whose counters rose, by how much, in order; and policies that are not counted
+    tables: frozenset[tuple[str, str, bool]] = frozenset()  # (family, table, legacy) that were read
     unknown: str | None = None  # why the readings say nothing

@@ -89,7 +89,7 @@ class Rule:
     legacy: bool = False  # of iptables-legacy
     handle: int | None = None  # nftables' own number of the rule
     owner: str | None = None  # whose rule it is: "Docker", "ufw", ...; None: nothing tells
-    by: str = "trace"  # how it is known: "trace"; "counter": of those that may have decided, its counter alone rose;
+    by: str = "trace"  # how it is known: "trace"; "counter": the counters of all others that may have decided stood still;
     # "candidate": one of several that may have decided
 
 

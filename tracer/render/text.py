@@ -71,6 +71,10 @@ class TextRenderer:
             self._paragraph(self._text(said, style), rest=2)
         if journey.end.rule and journey.end.rule.rule:
             self._paragraph(self._text(journey.end.rule.rule, style), INDENT * 2, INDENT * 2 + 2)
+        if journey.end.rule and journey.end.rule.owner:
+            self._paragraph(self._text(f"owner: {journey.end.rule.owner}"), 2, 9)
+        for line in words.perhaps_stopped_by(journey):
+            self._paragraph(self._text(line, style), INDENT * 2, INDENT * 2 + 2)
         self._causes(words.causes(journey, verbose))
         if said := words.incomplete(journey):
             self._paragraph(self._text(said, _WARNING), rest=2)

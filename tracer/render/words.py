@@ -170,7 +170,10 @@ def tables(hop: Hop) -> str:
     priorities, with the chains of the tables whose rules spoke."""
     if hop.tables is None:
         return "which tables there are could not be read"
-    said = {(walk[0].family, walk[0].table, walk[0].chain): walked(walk) for walk in walks(hop) if spoke(walk)}
+    said = {_base(walk[0]): walked(walk) for walk in walks(hop) if spoke(walk)}
+    for table in hop.tables:
+        perhaps = [rule for rule in hop.rules if rule.by == "candidate" and _base(rule)[1:] == _base(table)[1:]]
+        said |= {_base(table): f"{table_name(table)}: one of {count(len(perhaps), 'rule')}"} if perhaps else {}
     met_there = (table for table in hop.stopped_at if _base(table) in said)
     rows = sorted((*hop.tables, *met_there), key=lambda table: table.priority)
     names = [(row.priority, said.pop(_base(row), table_name(row))) for row in rows]
@@ -183,19 +186,20 @@ def tables(hop: Hop) -> str:
     return " · ".join(parts)
 
 
-def _base(table: Table) -> tuple[str, str, str]:
-    return table.family, table.table, table.chain
+def _base(one: Table | Rule) -> tuple[str, str, str, bool]:
+    return one.chain, one.family, one.table, one.legacy
 
 
 def walks(hop: Hop) -> list[list[Rule]]:
-    """A hop's rules by the base chain that led to them."""
+    """A hop's rules by the base chain that led to them, without those that are only candidates."""
     bases = {_base(table) for table in (*(hop.tables or ()), *hop.stopped_at)}
     found: list[list[Rule]] = []
     for rule in hop.rules:
-        place = (rule.family, rule.table, rule.chain)
+        if rule.by == "candidate":
+            continue
         begun = found[-1][0] if found else None
-        if begun is None or (rule.family, rule.table) != (begun.family, begun.table) or (
-                place in bases and rule.chain != begun.chain):
+        if begun is None or _base(rule)[1:] != _base(begun)[1:] or (
+                _base(rule) in bases and rule.chain != begun.chain):
             found.append([])
         found[-1].append(rule)
     return found
@@ -222,14 +226,24 @@ def each_rule(hop: Hop) -> list[str]:
     """A line for each rule that the packet met."""
     said = []
     for rule in hop.rules:
-        place = f"{_table(rule)}/{rule.chain}"
+        table = {"counter": "by counters ", "candidate": "perhaps "}.get(rule.by, "") + _table(rule)
+        place = f"{table}/{rule.chain}"
         if rule.policy:
             said.append(f"{place}: policy {rule.verdict}")
         elif rule.rule and rule.rule.startswith("-A "):  # it names its chain
-            said.append(f"{_table(rule)}: {rule.rule}")
+            said.append(f"{table}: {rule.rule}")
         else:
             said.append(f"{place}: {rule.rule or f'rule with handle {rule.handle}, {rule.verdict}'}")
     return said
+
+
+def perhaps_stopped_by(journey: Journey) -> list[str]:
+    """Rules of which one stopped the packet, as far as counters tell."""
+    hop = next((hop for hop in reversed(journey.hops) if hop.stopped_at), None)
+    if hop is None or journey.end.rule or journey.end.result is not Result.DROPPED:
+        return []
+    return [f"perhaps by {_table(rule)}: " + (rule.rule or f"policy of {rule.chain}") for rule in hop.rules
+            if rule.by == "candidate" and rule.verdict in ("drop", "reject", "queue")]
 
 
 def stopped_by(journey: Journey) -> str | None:
@@ -238,10 +252,11 @@ def stopped_by(journey: Journey) -> str | None:
     if rule is None:
         return None
     did, place = "rejected" if rule.verdict == "reject" else "dropped", f"{_table(rule)}/{rule.chain}"
+    known = ", as counters tell" if rule.by == "counter" else ""
     if rule.policy:
-        return f"✗ {did} by the policy of {place}"
+        return f"✗ {did} by the policy of {place}{known}"
     unknown = "" if rule.rule else f" with handle {rule.handle}, whose text is not known"
-    return f"✗ {did} at {place} by rule{unknown}"
+    return f"✗ {did} at {place} by rule{unknown}{known}"
 
 
 def table_name(table: Table) -> str:

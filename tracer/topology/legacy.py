@@ -1,6 +1,7 @@
-"""The counters of iptables-legacy before and after a probe, read by its own tool in the namespaces that have its tables.
+"""The counters of iptables before and after a probe, in the namespaces that have tables of iptables-legacy.
 
-Nothing is loaded or changed: the tool prints the tables that /proc/net/ip_tables_names lists.
+Those of iptables-nft are read there too, since nftables' tracing may have to be left out beside iptables-legacy. Nothing is
+loaded or changed: the tools print the tables that there are.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from functools import cache, partial
 
 from tracer.model.counters import CountedRule, Risen
 from tracer.model.topology import Namespace
+from tracer.topology.chains import LEGACY
 from tracer.topology.netns import in_namespace
 
 TIMEOUT = 2.0  # seconds for one reading
 PAUSE = 4  # times what a reading took, until the next probe's: 10,000 rules must not hold up the probes
 TOO_SOON = "its counters are not read for so many probes a second"
-FAMILIES = {"ip": "iptables", "ip6": "ip6tables"}
+TOOLS = {"ip": "iptables", "ip6": "ip6tables"}
 _POLICY = re.compile(r":(\S+) (\S+) \[(\d+):\d+\]")
 _RULE = re.compile(r"\[(\d+):\d+\] (-A (\S+).*)")
 _TARGET = re.compile(r" -([jg]) (\S+)")
@@ -33,15 +35,16 @@ class LegacyCounters:
     """Readings around each probe. A probe's rise may be another packet's, too: what follows from it is journey's to say."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, tuple[str, tuple[str, ...]]] = {}  # inode -> path, families
+        self._watched: dict[int, tuple[str, tuple[tuple[str, bool], ...]]] = {}  # inode -> path, (family, legacy)
         self._before: dict[int, Mapping[int, Reading | str]] = {}  # seq -> readings, or why there is none, by inode
         self._not_before = 0.0  # monotonic s
 
     def watch(self, namespace: Namespace) -> None:
         """Read it from now on, if it has tables of iptables-legacy."""
-        families = tuple(dict.fromkeys(chain.family for chain in namespace.chains or () if chain.legacy))
-        if families:
-            self._watched[namespace.inode] = namespace.path, families
+        chains = namespace.chains or ()
+        if any(chain.legacy for chain in chains):
+            kinds = dict.fromkeys((c.family, c.legacy) for c in chains if c.family in TOOLS and c.table in LEGACY)
+            self._watched[namespace.inode] = namespace.path, tuple(kinds)
 
     def before(self, seq: int) -> None:
         """A probe is about to be sent."""
@@ -73,10 +76,13 @@ def difference(netns: int, before: Reading | str, after: Reading | str) -> Risen
     pairs = [(old, new, new.packets - old.packets) for old, new in zip(before, after, strict=False)]
     if len(before) != len(after) or any(replace(old, packets=new.packets) != new or rise < 0 for old, new, rise in pairs):
         return Risen(netns, unknown="its rules changed meanwhile")
-    return Risen(netns, tuple(replace(new, packets=rise) for _old, new, rise in pairs if rise))
+    # of a connection's later packets, policies of nat see none
+    risen = [replace(new, packets=rise) for _old, new, rise in pairs
+             if rise or (new.rule is None and not new.legacy and new.table != "nat")]
+    return Risen(netns, tuple(risen), frozenset((row.family, row.table, row.legacy) for row in after))
 
 
-def parse(family: str, saved: str) -> Reading:
+def parse(family: str, saved: str, legacy: bool = True) -> Reading:
     """What `iptables-save -c` printed: each chain's rules in order, then its policy."""
     found: list[CountedRule] = []
     policies: list[CountedRule] = []
@@ -89,23 +95,25 @@ def parse(family: str, saved: str) -> Reading:
             chain, policy, packets = match.groups()
             chains.add(chain)
             if policy != "-":
-                policies.append(CountedRule(family, table, chain, None, policy, int(packets)))
+                policies.append(CountedRule(family, table, chain, None, policy, int(packets), None, legacy))
         elif match := _RULE.match(line):
             # a comment may hold anything, but the target comes behind the matches
             leads, target = ([*_TARGET.findall(re.sub(r'"(\\.|[^"\\])*"', '""', match[2]))] or [(None, None)])[0]
             found.append(CountedRule(family, table, match[3], match[2].rstrip(), target, int(match[1]),
-                                     {"j": "jump", "g": "goto"}[leads] if target in chains else None))
+                                     {"j": "jump", "g": "goto"}[leads] if target in chains else None, legacy))
         elif line == "COMMIT":
             found += policies
     return tuple(found)
 
 
-def _read_namespace(path: str, families: tuple[str, ...]) -> Reading | str:
+def _read_namespace(path: str, kinds: tuple[tuple[str, bool], ...]) -> Reading | str:
     found: Reading = ()
-    for family in families:
-        tool = _tool(FAMILIES[family])
+    for family, legacy in kinds:
+        tool = _tool(TOOLS[family], legacy)
+        if tool is None and legacy:
+            return f"{TOOLS[family]}-legacy-save is not installed, which reads its counters"
         if tool is None:
-            return f"{FAMILIES[family]}-legacy-save is not installed, which reads its counters"
+            continue
         try:
             done = in_namespace(path, partial(subprocess.run, (tool, "-c"), text=True, errors="replace", capture_output=True,
                                               timeout=TIMEOUT, stdin=subprocess.DEVNULL))
@@ -113,19 +121,19 @@ def _read_namespace(path: str, families: tuple[str, ...]) -> Reading | str:
             return f"its counters could not be read ({getattr(error, 'strerror', None) or 'no answer in time'})"
         if done.returncode:
             return f"its counters could not be read ({done.stderr.strip() or done.returncode})"
-        found += parse(family, done.stdout)
+        found += parse(family, done.stdout, legacy)
     return found
 
 
 @cache
-def _tool(name: str) -> str | None:
-    """The program that saves the tables of iptables-legacy; before iptables 1.8 it had no name of its own."""
+def _tool(name: str, legacy: bool) -> str | None:
+    """The program that saves the tables of this backend; before iptables 1.8 there was but one, without a backend's name."""
     path = os.pathsep.join(filter(None, (os.environ.get("PATH"), "/usr/sbin", "/sbin")))
-    if own := shutil.which(f"{name}-legacy-save", path=path):
+    if own := shutil.which(f"{name}-{'legacy' if legacy else 'nft'}-save", path=path):
         return own
     plain = shutil.which(f"{name}-save", path=path)
     try:
         said = subprocess.run([plain, "--version"], text=True, capture_output=True, timeout=TIMEOUT).stdout if plain else ""
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return plain if said and "nf_tables" not in said else None
+    return plain if said and ("nf_tables" in said) is not legacy else None
