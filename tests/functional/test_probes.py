@@ -45,6 +45,7 @@ def test_sizes_and_offsets_are_the_compiler_s(monkeypatch: pytest.MonkeyPatch) -
 
 def test_clang_s_words_reach_the_user() -> None:
     done = python("""
+        from ipaddress import ip_address
         from tracer.kernel import compiler, probes
         from tracer.model.selection import Selection
         from tracer.kernel.btf import Btf
