@@ -108,6 +108,9 @@ def test_without_netfilter_links_the_messages_make_the_hops() -> None:
         assert stages == (["ingress", "prerouting", "l2_forward", "forward", "postrouting", "egress"] if name == "rules" else
                           ["ingress", "prerouting", "l2_local", "forward", "postrouting", "egress"])
         assert said(at(told, Stage.FORWARD)) == said(at(journey(load(name)), Stage.FORWARD))
+    reply = journey(without_links("rules_outside"), "reply")
+    assert [hop.stage.value for hop in reply.hops if hop.node == "host" and hop.stage is not Stage.ROUTE] == [
+        "ingress", "forward", "egress", "l2_forward", "egress"]
     told = journey(without_links("rules_isolated"))
     assert told.hops[-1].stage is Stage.FORWARD
     assert told.end.rule == journey(load("rules_isolated")).end.rule

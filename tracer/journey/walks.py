@@ -201,8 +201,8 @@ def _position(stage: Stage, netns: int, hops: Sequence[Hop]) -> int:
         come = [at for at in own if hops[at].stage in (Stage.INGRESS, Stage.PREROUTING)
                 or (stage is Stage.INPUT and hops[at].stage in (Stage.L2_LOCAL, Stage.ROUTE))]
         return come[-1] + 1 if come else own[0] if own else len(hops)
-    gone = [at for at in own if hops[at].stage is Stage.EGRESS and hops[at].role is None]
-    return gone[-1] if gone else own[-1] + 1 if own else len(hops)
+    gone = [at for at in own if hops[at].stage is Stage.EGRESS]
+    return gone[0] if gone else own[-1] + 1 if own else len(hops)
 
 
 def stopped_by(end: End, hops: Sequence[Hop]) -> Rule | None:
