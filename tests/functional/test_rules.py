@@ -21,6 +21,8 @@ from tracer.kernel.rules import RuleTracer
 from tracer.model.probes import Trace
 from tracer.model.selection import Selection
 from tracer.model.topology import BaseChain
+from tracer.topology.netns import in_namespace
+from tracer.topology.nfnetlink import DELTABLE, GETTABLE, NEWCHAIN, NEWTABLE, Connection, text, word
 from tracer.topology.snapshot import read_namespace
 
 OURS = Selection(4, "icmp", 0x1234, (), ip_address("10.9.0.1"))  # the packets of tests.functional.pinging
@@ -348,3 +350,37 @@ def test_where_legacy_tables_would_log_the_packets_they_are_not_traced(network: 
     with RuleTracer(OURS) as tracer:
         tracer.watch(legacy)
         assert tracer.untraced == {}
+
+
+def test_a_batch_that_is_refused_leaves_the_connection_in_step(network: None) -> None:
+    def talk() -> None:
+        connection = Connection()
+        table, chain = text(1, "own"), text(1, "own") + text(3, "called")
+        try:
+            for _ in range(2):
+                with pytest.raises(FileNotFoundError):
+                    connection.commit([(NEWCHAIN, "ip", chain), (NEWTABLE, "ip6", table)])
+                connection.commit([(NEWTABLE, "ip", table), (NEWCHAIN, "ip", chain)])
+                assert [(family, word(row[1])) for family, row in connection.dump(GETTABLE, "")] == [("ip", "own")]
+                connection.commit([(DELTABLE, "ip", table)])
+        finally:
+            connection.close()
+
+    inside(str(NETNS / HOST), "nft", "flush", "ruleset")
+    in_namespace(str(NETNS / HOST), talk)
+
+
+def test_without_the_right_to_add_a_table_the_reason_is_kept(network: None) -> None:
+    code = f"""
+from tests.functional.test_rules import OURS
+from tracer.kernel.rules import RuleTracer
+from tracer.model.topology import BaseChain, Namespace
+tracer = RuleTracer(OURS)
+host = Namespace({os.stat(NETNS / HOST).st_ino}, "host", "{NETNS / HOST}", chains=(BaseChain("ip", "f", "i", "input", 0),))
+tracer.watch(host)
+tracer.arm()
+print(*tracer.untraced.values(), tracer.read())
+"""
+    done = subprocess.run(["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-c", code],
+                          cwd=CHECKOUT, text=True, capture_output=True)
+    assert (done.stdout, done.stderr) == ("no table could be added: Operation not permitted ([], [])\n", "")

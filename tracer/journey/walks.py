@@ -7,6 +7,7 @@ made, a repeated SYN) are told apart by their order.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from tracer.model.topology import BaseChain, Topology
 KEPT = 16384  # walks, and passages of hooks, that are remembered
 OFF = "rule tracing is turned off"
 TCP, UDP = 6, 17
+QUOTED = re.compile(r'"[^"]*"')
+REJECTS = re.compile(r"^-A .* -j REJECT\b|^(?!-A ).*\breject\b")
 FINAL = ("accept", "drop", "queue", "stolen")
 # The hops at which a chain of the bridge or netdev families shows what it did.
 L2 = (Stage.L2_FORWARD, Stage.L2_FLOOD)
@@ -63,8 +66,7 @@ class Walk:
 
 def _rule(trace: Trace) -> Rule:
     verdict = f"{trace.verdict} {trace.target}" if trace.verdict in ("jump", "goto") else trace.verdict
-    words = (trace.text or "").split()
-    if verdict == "drop" and ("REJECT" in words or "reject" in words):  # it sends an error, and drops
+    if verdict == "drop" and REJECTS.search(QUOTED.sub("", trace.text or "")):  # it sends an error, and drops
         verdict = "reject"
     return Rule(trace.family, trace.table, trace.chain, trace.text, verdict, policy=trace.kind == "policy",
                 handle=trace.handle)

@@ -135,7 +135,7 @@ class RuleTracer:
 def _why(error: OSError) -> str:
     if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
         return "this nf_tables has no tables with an owner (Linux 5.12 brought them)"
-    return f"no table could be added: {error.strerror}" if error.errno else str(error.strerror)
+    return f"no table could be added: {error.strerror}" if error.errno else str(error.strerror or error)
 
 
 class _Watched:
@@ -173,7 +173,7 @@ class _Watched:
                         for family, row in self._control.dump(nfnetlink.GETTABLE, "")}
 
     def disarm(self) -> None:
-        self._control.commit((nfnetlink.DELTABLE, family, text(1, self._name)) for family in self._families)
+        self._control.commit([(nfnetlink.DELTABLE, family, text(1, self._name)) for family in self._families])
 
     def read(self, netns: int) -> tuple[list[Trace], int]:
         found: list[Trace] = []

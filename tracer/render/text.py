@@ -149,7 +149,7 @@ class TextRenderer:
             parts.append(self._text(hop.detail, style))
         if hop.rules_unknown and (verbose or hop.rules_unknown not in self._unknown):
             self._unknown.add(hop.rules_unknown)
-            parts.append(self._text(f"rules unknown: {hop.rules_unknown}", _WARNING))
+            parts.append(self._text(f"rules: {hop.rules_unknown}", _WARNING))
         if verbose:
             parts += [self._text(said, _DIM) for said in words.explained(hop)]
         return Text("; ").join(parts)

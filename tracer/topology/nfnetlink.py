@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 NETLINK_NETFILTER = 12
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
@@ -94,17 +94,26 @@ class Connection:
     def close(self) -> None:
         self.socket.close()
 
-    def commit(self, requests: Iterable[tuple[int, str, bytes]]) -> None:
+    def commit(self, requests: Sequence[tuple[int, str, bytes]]) -> None:
         """Do all of these (message, family, attributes) or none; OSError says why not."""
-        parts = [self._message(BATCH_BEGIN, REQUEST, 0, b"", SUBSYSTEM)]
-        parts += [self._message(SUBSYSTEM << 8 | kind, REQUEST | CREATE, NUMBERS[family], data)
-                  for kind, family, data in requests]
-        parts.append(self._message(BATCH_END, REQUEST | ACK, 0, b"", SUBSYSTEM))
-        self.socket.send(b"".join(parts))
+        begin = self._message(BATCH_BEGIN, REQUEST, 0, b"", SUBSYSTEM)
+        begun = self._sequence
+        parts = [begin]
+        for at, (kind, family, data) in enumerate(requests, 1):
+            # older kernels acknowledge no batch's end, but each request that asks for it, when the batch is done
+            flags = REQUEST | CREATE | (ACK if at == len(requests) else 0)
+            parts.append(self._message(SUBSYSTEM << 8 | kind, flags, NUMBERS[family], data))
+        last = self._sequence
+        self.socket.send(b"".join((*parts, self._message(BATCH_END, REQUEST, 0, b"", SUBSYSTEM))))
+        failed = None
         while True:
             for kind, _family, body in messages(self.socket.recv(_BYTES)):
-                if kind == ERROR:
-                    _check(body)
+                if kind != ERROR:
+                    continue
+                failed = failed or _error(body)  # of several requests that fail, the first
+                if struct.unpack_from("=I", body, 12)[0] in (begun, last):  # the batch as a whole, or its last request
+                    if failed:
+                        raise failed
                     return
 
     def dump(self, kind: int, family: str, data: bytes = b"") -> list[tuple[str, dict[int, bytes]]]:
@@ -113,8 +122,8 @@ class Connection:
         found: list[tuple[str, dict[int, bytes]]] = []
         while True:
             for what, number_, body in messages(self.socket.recv(_BYTES)):
-                if what == ERROR:
-                    _check(body)
+                if what == ERROR and (error := _error(body)):
+                    raise error
                 if what in (DONE, ERROR):
                     return found
                 found.append((FAMILIES.get(number_, ""), unpack(body)))
@@ -124,7 +133,6 @@ class Connection:
         return _HEADER.pack(20 + len(data), kind, flags, self._sequence, 0) + _NFGEN.pack(family, 0, resource) + data
 
 
-def _check(body: bytes) -> None:
+def _error(body: bytes) -> OSError | None:
     code = -struct.unpack_from("=i", body)[0]
-    if code:
-        raise OSError(code, os.strerror(code))
+    return OSError(code, os.strerror(code)) if code else None

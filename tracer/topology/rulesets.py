@@ -22,7 +22,7 @@ from tracer.topology.nfnetlink import GETRULE, GETTABLE, Connection, text, word
 IPTABLES = {"ip": ("iptables-nft-save", "iptables-save"), "ip6": ("ip6tables-nft-save", "ip6tables-save")}
 IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")
 FOLDERS = "/usr/sbin:/usr/bin:/sbin:/bin"  # where a shell without root's PATH does not look
-SECONDS = 20
+SECONDS = 10
 
 Key = tuple[str, int]  # chain, handle
 
@@ -110,13 +110,15 @@ def _handles(connection: Connection, family: str, name: str) -> dict[str, list[i
 def _iptables(family: str, name: str) -> dict[str, list[str]] | None:
     """Each chain's rules in the words of iptables; None where it does not take the table for its own."""
     for tool in IPTABLES[family]:
-        said = _run(tool, "-t", name)
-        if said is None or f"*{name}" not in said:
-            continue  # the other kind has no such table, or is not there
-        if "incompatible" in said or "[unsupported revision]" in said:
+        if "-nft-" not in tool and "(nf_tables)" not in (_run(tool, "-V") or ""):
+            continue  # iptables-legacy would make the tables that it is asked for
+        lines = (_run(tool, "-t", name) or "").splitlines()
+        if f"*{name}" not in lines:
+            continue
+        if any((line.startswith("#") and "incompatible" in line) or "[unsupported revision]" in line for line in lines):
             return None
         found: dict[str, list[str]] = {}
-        for line in said.splitlines():
+        for line in lines:
             if line.startswith("-A "):
                 found.setdefault(line.split(" ", 2)[1], []).append(line)
         return found
