@@ -3,8 +3,8 @@
 A private table sets `meta nftrace` on the run's packets alone. The table belongs to a netlink socket of this process
 (NFT_TABLE_F_OWNER, Linux 5.12): whatever way the process ends, the kernel takes it away. The table is there only while a
 probe is under way: other packets pay nothing. (A dormant one cannot be woken: Linux 6.9 refuses updates of a table with an
-owner.) Crossing a namespace clears the mark (skb_scrub_packet), so
-each namespace has a table of its own; within one it stays through every rewrite.
+owner.) Crossing a namespace clears the mark (skb_scrub_packet), so each namespace has a table of its own; within one it
+stays through every rewrite.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class RuleTracer:
             if inode("/proc/thread-self/ns/net") != namespace.inode:
                 raise OSError(errno.ESTALE, "its process ended")
             for family in {chain.family for chain in namespace.chains or () if chain.legacy}:
-                logger = Path(f"/proc/sys/net/netfilter/nf_log/{LOGGERS[family]}").read_text().strip()
+                path = Path(f"/proc/sys/net/netfilter/nf_log/{LOGGERS[family]}")
+                logger = path.read_text().strip() if path.exists() else "NONE"
                 if logger != "NONE":
                     raise OSError(0, f"iptables-legacy would write each traced packet to the log of {logger}")
             return _Watched(list(_own_chains(namespace, self._matches, self._translated)))
@@ -101,7 +102,8 @@ class RuleTracer:
             if self._armed:
                 watched.arm()
         except OSError as error:
-            self.untraced[namespace.inode] = _why(error)
+            if error.errno != errno.ESTALE and os.path.exists(namespace.path):  # else it ended: no packet can be there
+                self.untraced[namespace.inode] = _why(error)
 
     def arm(self) -> None:
         if not self._armed:
