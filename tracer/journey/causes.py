@@ -202,7 +202,8 @@ def networks_isolated(case: Case) -> Found:
 def _refused_between_networks(case: Case) -> bool:
     """Stopped in the host's FORWARD, by a rule of Docker's own or one that is not known, between two devices."""
     rule = case.rule
-    docker = rule is None or (rule.owner or "").startswith("Docker") or (rule.chain.startswith("DOCKER") and rule.chain != "DOCKER-USER")
+    docker = rule is None or (rule.owner or "").startswith("Docker") or (
+        rule.chain.startswith("DOCKER") and rule.chain != "DOCKER-USER")
     return bool(case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and docker
                 and not (rule and rule.policy) and case.came_by and case.goes_by and case.came_by != case.goes_by)
 
