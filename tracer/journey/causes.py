@@ -192,10 +192,14 @@ def networks_isolated(case: Case) -> Found:
     source, target = case.source, case.target
     if not _refused_between_networks(case) or source is None or target is None or network_internal(case):
         return None
-    if {case.network(case.came_by), case.network(case.goes_by)} & {None} or set(case.networks(source)) & set(
-            case.networks(target)):
+    known = case.network(case.came_by) and case.network(case.goes_by)
+    if not known and not (case.rule and case.rule.chain.startswith("DOCKER-ISOLATION-STAGE")):
         return None
-    return (f"{case.titled(source)} and {case.titled(target)} are on different Docker networks, which Docker isolates.",
+    if set(case.networks(source)) & set(case.networks(target)):
+        return None
+    names = [case.titled(n) if case.networks(n) else f"{case.name(n)} (on {bridge})"
+             for n, bridge in ((source, case.came_by), (target, case.goes_by))]
+    return (f"{names[0]} and {names[1]} are on different Docker networks, which Docker isolates.",
             _text(case.rule) or [_UNKNOWN], _connect(case))
 
 
