@@ -23,7 +23,8 @@ def items(name: str = "one_bridge") -> list[Item]:
     machine = recording.machine
     start = Start("0.1.0", machine.release, Place("c1", "172.17.0.2", OnBridge("docker0", "172.17.0.1/16")),
                   Place("c2", "172.17.0.3"), ("kfree_skb",), (Missing("netfilter", "no links"),), ("a note",))
-    found: list[Item] = [Begin(start, recording.selection, 4.0, machine, recording.topology, recording.target,
+    found: list[Item] = [Begin(start, recording.selection, 4.0, machine, recording.topology,
+                               recording.events[0].netns, recording.target,
                                recording.events[0].time + machine.clock_offset_ns)]
     times = [when for when, _seq in recording.sent] + [recording.events[-1].time + 1]
     for (when, seq), until in zip(recording.sent, times[1:], strict=True):
