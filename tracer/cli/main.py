@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import click
 
 from tracer import __version__
+from tracer.cli.info import info
 from tracer.cli.lab import lab
 from tracer.cli.ping import ping
+from tracer.cli.replay import replay
 from tracer.errors import ExitStatus, UserError
 from tracer.render.alphabet import Alphabet
 
@@ -30,6 +32,8 @@ def commands(context: click.Context, in_lab: bool) -> None:
 
 
 commands.add_command(ping)
+commands.add_command(replay)
+commands.add_command(info)
 commands.add_command(lab)
 
 

@@ -32,12 +32,14 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
 @click.option("-6", "only_v6", is_flag=True, help="IPv6 only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show neighbour lookups, copies and hooks without tables too.")
 @click.option("--no-rules", is_flag=True, help="Do not trace which firewall rules the packets meet.")
+@click.option("-w", "--write", metavar="FILE", help="Record the run as pcapng: for `dnettrace replay`, Wireshark, tcpdump.")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.option("--lab", "in_lab", is_flag=True, help="As `dnettrace --lab ping`.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def ping(context: click.Context, source: str, destination: str, count: int | None, interval: float, timeout: float,
          size: int, ttl: int | None, tcp: int | None, udp: int | None, arp: bool, only_v4: bool, only_v6: bool,
-         verbose: bool, no_rules: bool, in_lab: bool, as_json: bool) -> int:
+         verbose: bool, no_rules: bool, write: str | None, force: bool, in_lab: bool, as_json: bool) -> int:
     """Send echo requests, or other probes, from SOURCE to DESTINATION and show each hop of each probe and answer.
 
     SOURCE is a container (name or id), netns:NAME (a bare NAME where no container has it), pid:N, or host: the network
@@ -60,6 +62,6 @@ def ping(context: click.Context, source: str, destination: str, count: int | Non
 
     transport, port = ("tcp", tcp) if tcp else ("udp", udp) if udp else ("arp", None) if arp else ("icmp", None)
     version = 4 if only_v4 else 6 if only_v6 else None
-    plan = Plan(count, interval, timeout, size, ttl, version, transport, port, rules=not no_rules)
+    plan = Plan(count, interval, timeout, size, ttl, version, transport, port, not no_rules, write, force)
     return Session.open(source, destination, plan, in_lab=in_lab or bool(context.obj),
                         verbose=verbose, as_json=as_json).run()

@@ -6,13 +6,13 @@ import errno
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from tracer import __version__
+from tracer.cli.output import renderer_for
 from tracer.cli.telling import Telling
 from tracer.errors import ExitStatus, UserError
 from tracer.kernel.probes import Probes, require_root
@@ -54,6 +54,8 @@ class Plan:
     transport: str  # "icmp", "tcp", "udp", "arp"
     port: int | None  # of tcp and udp
     rules: bool = True  # say which rules decided
+    record: str | None = None  # path of the trace file
+    force: bool = False  # replace one that is there
 
 
 class Session:
@@ -81,14 +83,8 @@ class Session:
         host = Host.lab() if in_lab else Host.here(os.environ)
         start = host.find(source)
         goal = host.destination(destination, start, plan.version, _resolve)
-        renderer: Renderer
-        if as_json:
-            from tracer.render.json_lines import JsonRenderer
-            renderer = JsonRenderer(sys.stdout)
-        else:
-            from tracer.render.text import PlainConsole, TextRenderer
-            renderer = TextRenderer(PlainConsole())
-        return cls(host, start, goal, plan, renderer, verbose, tuple(dict.fromkeys((*start.notes, *goal.notes))))
+        return cls(host, start, goal, plan, renderer_for(as_json), verbose,
+                   tuple(dict.fromkeys((*start.notes, *goal.notes))))
 
     def run(self) -> ExitStatus:
         """Send, follow and tell until all is told. Ctrl-C ends it early, with the summary."""
@@ -110,6 +106,10 @@ class Session:
             self._changes = stack.enter_context(Changes())
             self._watch(topology, probes)
             prober = stack.enter_context(self._prober(selection, topology))
+            if self._plan.record is not None:
+                from tracer.capture.writer import Writer
+                self._listeners.append(stack.enter_context(
+                    Writer(self._plan.record, self._plan.force, self._telling.number)).play)
             self._play(Begin(self._start(topology, probes), selection, self._plan.timeout, probes.machine, topology,
                              self._source.netns, self._target(), time.time_ns()))
             with self._interruptible():

@@ -80,6 +80,10 @@ class Telling:
     def status(self) -> ExitStatus:
         return ExitStatus.OK if self.tally.answered == self.tally.sent else ExitStatus.LOST
 
+    def number(self, journey: int) -> int | None:
+        """The number, for a person, of one of the kernel's journeys that is not told yet."""
+        return self.assembler.number(journey)
+
     def play(self, item: Item) -> None:
         if isinstance(item, Batch):
             self.assembler.feed(item)

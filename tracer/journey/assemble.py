@@ -64,6 +64,10 @@ class Assembler:
     def topology(self) -> Topology:
         return self._tracks.topology
 
+    def number(self, journey: int) -> int | None:
+        """Journey.id of one of the kernel's journeys that is not told yet."""
+        return self._tracks.number(journey)
+
     def know(self, topology: Topology, target: int | None) -> None:
         """The network changed, or more of it was read."""
         self._tracks.topology = topology

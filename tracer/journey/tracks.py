@@ -162,6 +162,10 @@ class Tracks:
                 return other
         return None
 
+    def number(self, journey: int) -> int | None:
+        track = self._live.get(journey)
+        return track.number if track else None
+
     def forget(self, track: Track) -> None:
         """Its story is told."""
         for number in track.ids:

@@ -1,0 +1,168 @@
+"""The trace file: what is written is read back, cut files are read up to where they are cut, permissions, full disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.unit.trace import every_kind, items, write
+from tracer.capture import layout, pcapng
+from tracer.capture.reader import Reader
+from tracer.capture.writer import Writer
+from tracer.errors import UserError
+from tracer.model.layout import EVENT
+from tracer.model.probes import Batch
+from tracer.model.run import Begin, Item
+
+
+def read(path: Path) -> tuple[list[Item], str | None]:
+    with path.open("rb") as stream:
+        reader = Reader(stream, path.name)
+        return list(reader), reader.cut
+
+
+@pytest.mark.parametrize("name", ["one_bridge", "gateway", "isolated", "outside", "arp", "one_bridge_v6", "fragments",
+                                  "published", "itself", "nobody"])
+def test_what_is_read_is_what_was_written(name: str, tmp_path: Path) -> None:
+    assert read(write(tmp_path / "run.pcapng", items(name))) == (items(name), None)
+
+
+def test_every_kind_of_item(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "run.pcapng", every_kind())) == (every_kind(), None)
+
+
+def test_the_event_of_version_1() -> None:
+    """Files depend on it: when it changes, the version and a converter come with it, and a sample stays in the tests."""
+    assert layout.VERSION == 1
+    assert EVENT.format == "=QQQQQIIIIIIHHHBBBBBB14s16s96s6s"
+
+
+def test_a_file_that_is_cut_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
+    whole = write(tmp_path / "run.pcapng", every_kind()).read_bytes()
+    starts = [block.at for block in pcapng.blocks((tmp_path / "run.pcapng").open("rb"))] + [len(whole)]
+    begun, cut = starts[3], tmp_path / "cut.pcapng"
+    for length in range(begun, len(whole), 997):
+        cut.write_bytes(whole[:length])
+        found, why = read(cut)
+        assert isinstance(found[0], Begin)
+        assert why == ("it ends before the run did" if length in starts else f"it is cut at byte {length}, within a block")
+        complete = found[:-1] if isinstance(found[-1], Batch) else found
+        assert complete == every_kind()[:len(complete)]
+
+
+def test_a_batch_that_was_not_completed_is_told_all_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.pcapng", items())
+    data = path.read_bytes()
+    packets = [b for b in pcapng.blocks(path.open("rb")) if b.kind == pcapng.PACKET]
+    path.write_bytes(data[:packets[5].at])
+    found, _why = read(path)
+    batch = next(item for item in items() if isinstance(item, Batch))
+    last = found[-1]
+    assert isinstance(last, Batch)
+    assert 5 <= len(last.events) <= 10 and last.events == batch.events[:len(last.events)]
+
+
+def test_it_is_for_its_owner_alone_who_is_the_user_behind_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.fchown", lambda _file, user, group: given.append((user, group)))
+    monkeypatch.setenv("SUDO_UID", "1234")
+    monkeypatch.setenv("SUDO_GID", "567")
+    path = write(tmp_path / "run.pcapng", items())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert given == [(1234, 567)]
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:
+    path, other = tmp_path / "run.pcapng", tmp_path / "other"
+    other.write_text("kept")
+    path.symlink_to(other)
+    for _turn in "link", "file":
+        with pytest.raises(UserError, match=r"run.pcapng (exists: choose another name, or add --force|is no file)"):
+            Writer(str(path))
+        path.unlink()
+        path.write_text("old")
+    with Writer(str(path), force=True) as writer:
+        writer.play(items()[0])
+    assert path.read_bytes()[:4] == b"\n\r\r\n"
+    assert other.read_text() == "kept"
+
+
+@pytest.mark.parametrize(("name", "words"), [("none/run", "No such file or directory"), (".", "is no file")])
+def test_a_path_that_cannot_be_written(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        Writer(str(tmp_path / name), force=True)
+
+
+def test_a_full_disk_leaves_whole_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, run = tmp_path / "run.pcapng", items()
+    with Writer(str(path)) as writer:
+        for item in run[:2]:
+            writer.play(item)
+        room = [1000, 0]
+        real = os.write
+
+        def full(file: int, data: bytes) -> int:
+            if not (left := room.pop(0)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(file, data[:left])
+
+        monkeypatch.setattr("os.write", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*run\.pcapng"):
+            writer.play(run[2])
+    assert read(path) == (run[:2], "it ends before the run did")
+
+
+def test_a_newer_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.pcapng", items())
+    mark = layout.PREFIX + bytes((layout.FORMAT,))
+    data = path.read_bytes()
+    assert data.count(mark) == 1
+    path.write_bytes(data.replace(mark + struct.pack("=I", 1), mark + struct.pack("=I", 7)))
+    with pytest.raises(UserError, match=r"run\.pcapng was written by a newer dnettrace \(format 7; this one reads up to 1"):
+        read(path)
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"", "is empty"),
+    (b"hello, world", "is no pcapng file: it does not begin as pcapng does"),
+    (b"\n\r\r\n", "is no pcapng file: it is cut at byte 4"),
+    (pcapng.section([]) + pcapng.interface("eth0") + pcapng.packet(0, 5, b"x" * 61, 61, ()) * 3,
+     "is not a dnettrace file: 3 packets on 1 interface"),
+    (pcapng.section([]) + pcapng.interface("eth0") * 2 + pcapng.packet(0, 5, b"x", 1, ()) + b"junk",
+     "is not a dnettrace file: 1 packet on 2 interfaces"),
+])
+def test_other_files(data: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=words):
+        read(path)
+
+
+def test_a_big_endian_file_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    section = struct.pack(">IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)
+    path.write_bytes(section + struct.pack(">IIHHII", 1, 20, 1, 0, 0, 20))
+    with pytest.raises(UserError, match="0 packets on 1 interface"):
+        read(path)
+
+
+def test_what_is_written_while_it_is_read(tmp_path: Path) -> None:
+    run = items()
+    path = tmp_path / "run.pcapng"
+    with Writer(str(path)) as writer, path.open("rb") as stream:
+        writer.play(run[0])
+        left = run[1:]
+
+        def more() -> bool:
+            if left:
+                writer.play(left.pop(0))
+                return True
+            return False
+
+        assert list(Reader(stream, "run", more)) == run

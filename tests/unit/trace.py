@@ -1,0 +1,61 @@
+"""Real runs as items, for the tests of trace files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.unit.recording import load
+from tracer.capture.writer import Writer
+from tracer.model.counters import CountedRule, Risen
+from tracer.model.journey import Table
+from tracer.model.probes import Batch, HookPoint, Machine, Missing, Trace
+from tracer.model.report import OnBridge, Place, Start
+from tracer.model.run import Answer, Begin, Finish, Item, Know, Sent, Sweep, Tell
+
+TRACE = Trace(4026531840, 7, "ip", "filter", "FORWARD", "rule", "drop", 12, network=b"E\0\0T", text="-j DROP")
+RISEN = {4026531840: Risen(4026531840, (CountedRule("ip", "filter", "FORWARD", "-j DROP", "DROP", 1),))}
+
+
+def items(name: str = "one_bridge") -> list[Item]:
+    """A recorded run, as its session would have played it; each probe's events in a batch of its own."""
+    recording = load(name)
+    machine = recording.machine
+    start = Start("0.1.0", machine.release, Place("c1", "172.17.0.2", OnBridge("docker0", "172.17.0.1/16")),
+                  Place("c2", "172.17.0.3"), ("kfree_skb",), (Missing("netfilter", "no links"),), ("a note",))
+    found: list[Item] = [Begin(start, recording.selection, 4.0, machine, recording.topology,
+                               recording.events[0].netns, recording.target,
+                               recording.events[0].time + machine.clock_offset_ns)]
+    times = [when for when, _seq in recording.sent] + [recording.events[-1].time + 1]
+    for (when, seq), until in zip(recording.sent, times[1:], strict=True):
+        mine = [e._replace(padding=bytes(6)) for e in recording.events if e.time < until and (seq == 1 or e.time >= when)]
+        found += [Sent(seq, when), Batch(mine, 0)]
+        if seq in recording.answered:
+            found.append(Answer(seq, "", 0.1 + seq / 7))
+        found += [machine, Tell(seq)]
+    return [*found, Finish()]
+
+
+def every_kind() -> list[Item]:
+    """As items(), with everything else that a run may have."""
+    found = items()
+    begin = found[0]
+    assert isinstance(begin, Begin)
+    point = HookPoint(4026531840, "forward", 2, 0, (Table("ip", "filter", "FORWARD", 0),), True)
+    more: list[Item] = [
+        _machine(begin, point), Know(begin.topology, None), Know(begin.topology, begin.target),
+        Batch([], 3, (TRACE,), (4026531840,)), Sent(9, 5, "no route"), Answer(9, "", error="an ICMP error"),
+        Tell(9, True, RISEN), Sweep(77)]
+    return [*found[:-1], *more, found[-1]]
+
+
+def _machine(begin: Begin, point: HookPoint) -> Machine:
+    return replace(begin.machine, clock_offset_ns=begin.machine.clock_offset_ns + 1, untraced={5: "why"},
+                   hook_points={(point.netns, point.hook, point.slot): point})
+
+
+def write(path: Path, run: list[Item]) -> Path:
+    with Writer(str(path)) as writer:
+        for item in run:
+            writer.play(item)
+    return path

@@ -1,0 +1,219 @@
+"""Writes a run to a trace file as it happens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from tracer import __version__
+from tracer.capture import layout, pcapng
+from tracer.capture.pcapng import Option
+from tracer.capture.plain import plain, to_json
+from tracer.errors import UserError
+from tracer.model.layout import Event, Place
+from tracer.model.probes import HOOKS, Batch, Machine
+from tracer.model.run import Begin, Item, Know, Sent, Sweep
+
+WORTH_COMPRESSING = 256
+PART_BYTES = pcapng.OPTION_BYTES - len(layout.PREFIX) - 1
+STAGES = {Place.QUEUE: "egress", Place.RECEIVE: "ingress", Place.DROP: "drop", Place.CONSUME: "end"}
+INBOUND, OUTBOUND = 1, 2
+DIRECTION: Mapping[int, int] = {Place.QUEUE: OUTBOUND, Place.RECEIVE: INBOUND}
+NUMBERS = 1 << 16  # journeys whose number is remembered
+
+
+class Writer:
+    """Listens to a run, Begin first. Each item is on its way to the disk when play() returns.
+
+    `number` gives the journey of an event its number for a person, once it has been seen by whoever counts; None where
+    nobody knows. Without it, journeys count in the order of first sight.
+
+    UserError for a path that is taken, unless `force`; OSError where the disk is full: the file then ends with its last
+    whole block.
+    """
+
+    def __init__(self, path: str, force: bool = False, number: Callable[[int], int | None] | None = None) -> None:
+        self._path, self._count = path, number
+        self._file = _create(path, force)
+        self._size = 0  # up to the last whole item
+        self._symbols: dict[str, int] = {}
+        self._interfaces: dict[str, int] = {}
+        self._places: dict[tuple[int, int, int, int, bytes], int] = {}  # with the names that are known now
+        self._numbers: dict[int, int] = {}
+        self._journeys = 0
+        self._lost = 0
+        self._time = 0  # of what was written last, CLOCK_MONOTONIC
+        self._known: dict[str, Any] = {}  # members of Machine and Know as they were written last
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def play(self, item: Item) -> None:
+        if isinstance(item, Batch):
+            self._put(self._batch(item))
+            return
+        if isinstance(item, Begin):
+            self._machine, self._topology = item.machine, item.topology
+            self._time = item.wall_ns - item.machine.clock_offset_ns
+            self._put(self._head(item))
+            self._known = plain(item.machine) | {"topology": plain(item.topology), "target": item.target}
+            self._put(self._item("Begin", plain(item)))
+            return
+        members = plain(item)
+        if isinstance(item, Machine | Know):
+            if isinstance(item, Machine):
+                self._machine = item
+            else:
+                self._topology = item.topology
+                self._places.clear()
+            members = {name: value for name, value in members.items() if self._known[name] != value}
+            self._known |= members
+        elif isinstance(item, Sent):
+            self._time = item.when
+        elif isinstance(item, Sweep):
+            self._time = item.now
+        self._put(self._item(type(item).__name__, members))
+
+    def _head(self, begin: Begin) -> bytes:
+        self._interfaces["dnettrace"] = 0
+        return pcapng.section([
+            (pcapng.SECTION_OS, f"Linux {begin.start.kernel}".encode()),
+            (pcapng.SECTION_APPLICATION, f"dnettrace {__version__}".encode()),
+            _custom(layout.FORMAT, struct.pack("=I", layout.VERSION))]) + pcapng.interface("dnettrace", [
+                (pcapng.INTERFACE_DESCRIPTION, b"has no packets: its statistics carry what dnettrace replay needs")])
+
+    def _item(self, name: str, members: Any, before: tuple[Option, ...] = ()) -> bytes:
+        text = to_json([name, members])
+        if len(text) > layout.ITEM_BYTES:
+            raise UserError(f"{self._path}: the network is too large for a trace file ({len(text) >> 20} MB of {name}).")
+        if len(text) > WORTH_COMPRESSING:
+            text = zlib.compress(text)
+        parts = [text[at:at + PART_BYTES] for at in range(0, len(text), PART_BYTES)]
+        found = [*before, *(_custom(layout.PART, part) for part in parts[:-1]), _custom(layout.ITEM, parts[-1])]
+        if self._lost:
+            found.append((pcapng.STATISTICS_DROPPED, struct.pack("=Q", self._lost)))
+        return pcapng.statistics(0, self._time + self._machine.clock_offset_ns, found)
+
+    def _batch(self, batch: Batch) -> bytes:
+        written: list[bytes] = []
+        lookups: list[Option] = []
+        self._lost += batch.lost
+        for event in batch.events:
+            if event.place == Place.ROUTE:
+                lookups += self._record(event, layout.WITHOUT_PACKET, event.packet)
+            else:
+                written.append(self._frame(event, lookups, written))
+                lookups = []
+            self._time = event.time
+        members = {"lost": batch.lost, "traces": plain(batch.traces), "lost_traces": batch.lost_traces}
+        written.append(self._item("Batch", members, tuple(lookups)))
+        return b"".join(written)
+
+    def _frame(self, event: Event, lookups: list[Option], written: list[bytes]) -> bytes:
+        """The event's block. An interface that it needs first goes to `written`."""
+        place = (event.netns, event.ifindex, event.place, event.hook, event.name)
+        interface = self._places.get(place)
+        if interface is None:
+            interface = self._places[place] = self._interface(event, written)
+        ethernet = event.ethernet if any(event.ethernet) else bytes(12) + event.protocol.to_bytes(2, "big")
+        original = layout.ETHERNET_BYTES + max(event.captured, event.length)
+        if event.place == Place.QUEUE:
+            original = max(event.length, layout.ETHERNET_BYTES + event.captured)
+        found = []
+        if number := self._number(event.journey):
+            found.append((pcapng.PACKET_ID, struct.pack("=Q", number)))
+        if direction := DIRECTION.get(event.place):
+            found.append((pcapng.PACKET_FLAGS, struct.pack("=I", direction)))
+        if event.place == Place.DROP:
+            found += [(pcapng.COMMENT, text.encode(errors="replace")[:pcapng.OPTION_BYTES]) for text in self._drop(event)]
+        found += [*lookups, *self._record(event, layout.OF_PACKET)]
+        return pcapng.packet(interface, event.time + self._machine.clock_offset_ns,
+                             ethernet + event.packet[:event.captured], original, found)
+
+    def _record(self, event: Event, letter: int, packet: bytes = b"") -> list[Option]:
+        """The event, behind the symbols that it has first."""
+        new = [name for name in dict.fromkeys(event.stack) if name not in self._symbols]
+        new = new[:layout.SYMBOL_COUNT - 1 - len(self._symbols)]
+        self._symbols.update(zip(new, range(len(self._symbols), layout.SYMBOL_COUNT), strict=False))
+        text = b"".join(name.encode(errors="replace").replace(b"\0", b"?")[:layout.SYMBOL_BYTES] + b"\0" for name in new)
+        frames = [self._symbols.get(name, layout.SYMBOL_COUNT - 1) for name in event.stack]
+        record = b"".join((layout.EVENT_HEAD.pack(*event[:22]), layout.FRAME_COUNT.pack(len(frames)),
+                           struct.pack(f"={len(frames)}H", *frames), event.tuples, packet))
+        return [_custom(layout.SYMBOLS, text), _custom(letter, record)] if new else [_custom(letter, record)]
+
+    def _interface(self, event: Event, written: list[bytes]) -> int:
+        device = event.name.partition(b"\0")[0].decode(errors="replace")
+        stage = HOOKS[event.hook] if event.place == Place.HOOK else STAGES[Place(event.place)]
+        node = self._topology.node(event.netns) if event.netns else ""
+        name = f"{device if node == 'host' and device else '/'.join(filter(None, (node, device)))} {stage}".strip()
+        if name not in self._interfaces:
+            if len(self._interfaces) == layout.INTERFACE_COUNT:
+                return 0
+            self._interfaces[name] = len(self._interfaces)
+            written.append(pcapng.interface(name))
+        return self._interfaces[name]
+
+    def _number(self, journey: int) -> int | None:
+        number = self._numbers.get(journey)
+        if number is None:
+            self._journeys += 1
+            number = self._count(journey) if self._count else self._journeys
+            if number is not None:
+                self._numbers[journey] = number
+                if len(self._numbers) > NUMBERS:
+                    del self._numbers[next(iter(self._numbers))]
+        return number
+
+    def _drop(self, event: Event) -> tuple[str, ...]:
+        said = f"drop reason: {self._machine.reasons.get(event.reason, event.reason)}"
+        return (said, f"kernel stack: {' < '.join(event.stack)}") if event.stack else (said,)
+
+    def _put(self, data: bytes) -> None:
+        """All of it or, where the disk is full, nothing."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._file, left):]
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), self._path) from error
+        self._size += len(data)
+
+
+def _custom(letter: int, value: bytes) -> Option:
+    return pcapng.CUSTOM, layout.PREFIX + bytes((letter,)) + value
+
+
+def _create(path: str, force: bool) -> int:
+    """A new file for its owner's eyes alone, who is the user behind sudo. What `force` replaces is removed, not written
+    over: whoever reads the old one keeps it, and no link leads root elsewhere."""
+    try:
+        if force:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.lstat(path).st_mode):
+                    raise UserError(f"{path} is no file: choose another name.")
+                os.unlink(path)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise UserError(f"{path} exists: choose another name, or add --force to replace it.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
+        user = int(os.environ["SUDO_UID"])
+        group = os.environ.get("SUDO_GID", "")
+        with suppress(OSError):  # a file system without owners
+            os.fchown(file, user, int(group) if group.isdigit() else -1)
+    return file
