@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import missing
+
 try:
     import numpy
 
     from tracer.kernel.ring import BUSY, DISCARDED, PAGE, RECORD, Ring, membarrier, no_barrier
 except ImportError as error:
-    pytest.skip(f"{error}: sudo ./scripts/setup", allow_module_level=True)
+    missing(f"{error}: sudo ./scripts/setup")
 from tracer.model.layout import EVENT, EVENT_FIELDS, STACK, TUPLES, Event
 
 SIZE = 4 * PAGE

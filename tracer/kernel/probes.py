@@ -166,7 +166,8 @@ class Probes:
         self._hook_links.close()
 
     def read(self, timeout_ms: int) -> Batch:
-        """Wait for events, at most so long, and return all that there are, in the order in which they happened."""
+        """Wait for events, at most so long, and return what there is, in the order in which it happened: of a ring of 1 MiB
+        all, of a larger one so much at a time."""
         records, batch = self.read_records(timeout_ms)
         return replace(batch, events=self.events(records))
 

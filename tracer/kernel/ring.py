@@ -25,6 +25,7 @@ from tracer.model.layout import EVENT_FIELDS, TAIL_BYTES
 BUSY, DISCARDED = 1 << 31, 1 << 30  # BPF_RINGBUF_BUSY_BIT: still being written; BPF_RINGBUF_DISCARD_BIT
 HEADER = 8
 PAGE = mmap.PAGESIZE
+BATCH_BYTES = 1 << 20  # of the ring at a time, so that a copy stays in the cache
 POLLIN = 1
 SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 MEMBARRIER_CMD_GLOBAL_EXPEDITED = 2
@@ -63,10 +64,11 @@ class Ring:
         self._barrier, self._fd = barrier, fd
         self._consumer = memoryview(consumer).cast("Q")
         self._producer = memoryview(rest)[:PAGE].cast("Q")
-        self._headers = memoryview(rest)[PAGE:].cast("I")
+        self._words: Any = numpy.frombuffer(rest, numpy.uint32, offset=PAGE)
+        self._copy: Any = numpy.empty(BATCH_BYTES // 4, numpy.uint32)
         self._size = (len(rest) - PAGE) // 2
-        # a row for each place at which a record may be
-        self._rows: Any = numpy.ndarray((self._size // 8,), RECORD, rest, PAGE + HEADER, (8,))
+        # a row for each place at which a record may be; without its fields, which would be copied one by one
+        self._rows: Any = numpy.ndarray((self._size // 8,), f"V{RECORD.itemsize}", rest, PAGE + HEADER, (8,))
 
     def wait(self, timeout_ms: int) -> None:
         """Until there is data, for so long at most, or until a signal: select.poll would go on after one."""
@@ -75,33 +77,36 @@ class Ring:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def read(self) -> Any:
-        """Copies of the records that are finished, in order: an array of RECORD, of length 0 without any. A record that is
-        still being written ends them."""
+        """Copies of the records that are finished, in order, of BATCH_BYTES at a time: an array of RECORD, of length 0
+        without any. A record that is still being written ends them."""
         position, end = self._consumer[0], self._producer[0]
         self._barrier()
-        headers, found = self._headers, []
-        start = at = position % self._size // 8
-        stop = start + (end - position) // 8
-        while at < stop:  # in units of 8 bytes
-            length = headers[2 * at]
-            if length < DISCARDED:
+        start = position % self._size >> 3  # in units of 8 bytes, as all here
+        at, stop = 0, min(end - position, BATCH_BYTES) >> 3
+        # Headers are found in a copy: walking through memory that is in no cache takes twice the time. Records are taken from
+        # the ring, since a header and its record were copied in no order.
+        numpy.copyto(self._copy[:2 * stop], self._words[2 * start:2 * (start + stop)])
+        headers, found, discarded = memoryview(self._copy), [], DISCARDED  # locals: this loop is what a record costs
+        while at < stop:
+            length = headers[at + at]
+            if length < discarded:
                 found.append(at)
             elif length & BUSY:
                 break
             else:
-                length -= DISCARDED
-            at += (length + HEADER + 7) // 8
+                length -= discarded
+            at += length + HEADER + 7 >> 3
         self._barrier()
-        records = self._rows[numpy.array(found, numpy.intp) % len(self._rows)]
+        records = self._rows[(numpy.array(found, numpy.intp) + start) % len(self._rows)].view(RECORD)
         self._barrier()
-        self._consumer[0] = position + 8 * (at - start)
+        self._consumer[0] = position + (at << 3)
         return records
 
     def close(self) -> None:
         """Let go of the memory. The ring itself goes with the last program and file descriptor."""
-        del self._rows
-        for view in (self._consumer, self._producer, self._headers):
-            view.release()
+        del self._rows, self._words
+        self._consumer.release()
+        self._producer.release()
 
 
 def open_ring(fd: int, barrier: Callable[[], None] | None = None) -> Ring:
