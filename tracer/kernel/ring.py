@@ -83,8 +83,8 @@ class Ring:
         self._barrier()
         start = position % self._size >> 3  # in units of 8 bytes, as all here
         at, stop = 0, min(end - position, BATCH_BYTES) >> 3
-        # Headers are found in a copy: walking through memory that is in no cache takes twice the time. Records are taken from
-        # the ring, since a header and its record were copied in no order.
+        # Headers are found in a copy: walking through memory that is in no cache takes twice the time. Records are taken
+        # from the ring, since a header and its record were copied in no order.
         numpy.copyto(self._copy[:2 * stop], self._words[2 * start:2 * (start + stop)])
         headers, found, discarded = memoryview(self._copy), [], DISCARDED  # locals: this loop is what a record costs
         while at < stop:
