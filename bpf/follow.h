@@ -13,8 +13,12 @@ struct followed {
 BPF_TABLE("lru_hash", u64, struct followed, following, 4096); /* skb address -> journey */
 BPF_ARRAY(active, u64, 1);         /* entries in `following`; an upper bound, since some frees pass unseen */
 BPF_PERCPU_ARRAY(current_journey, u64, 1); /* of the packet that the CPU is at; 0 for one that nobody follows, or none */
-BPF_ARRAY(lost, u64, PLACE_COUNT); /* events that the ring buffer had no room for */
-BPF_RINGBUF_OUTPUT(events, 256);   /* pages */
+/* Python maps it: reading it is free. Events that the ring buffer had no room for */
+BPF_F_TABLE("array", int, u64, lost, PLACE_COUNT, BPF_F_MMAPABLE);
+#ifndef RING_PAGES
+#define RING_PAGES 256
+#endif
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
 static __always_inline u64 is_active(void) {
   int zero = 0;

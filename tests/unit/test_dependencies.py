@@ -18,8 +18,8 @@ COMMON = {"tracer", "tracer.errors"}  # the version and what ends a command
 
 # What a folder may import beyond the standard library, itself and COMMON.
 ALLOWED: dict[str, set[str]] = {
-    "kernel": {"bcc", "tracer.model", "tracer.topology.chains", "tracer.topology.netns",  # netns: to attach inside one
-               "tracer.topology.nfnetlink"},
+    "kernel": {"bcc", "numpy", "tracer.model", "tracer.topology.chains", "tracer.topology.netns",
+               "tracer.topology.nfnetlink"},  # netns: to attach inside one
     "topology": {"pyroute2", "tracer.model"},
     "model": set(),
     "journey": {"tracer.model"},

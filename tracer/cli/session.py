@@ -163,8 +163,7 @@ class Session:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop at its next turn: as an exception, they would vanish in a callback of BCC's or
-        tear a journey from the output."""
+        """Ctrl-C and SIGTERM end the loop at its next turn: as an exception, they would tear a journey from the output."""
         def stop(_signal: int, _frame: object) -> None:
             self._interrupted = True
 

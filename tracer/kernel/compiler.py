@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +24,8 @@ class Program(Protocol):
     """A compiled object: what the rest of the package needs of bcc.BPF."""
 
     def bytecode(self, function: str) -> bytes: ...
-    def read_counters(self, array: str) -> list[int]: ...
+    def map_fd(self, name: str) -> int: ...
     def write_keys(self, table: str, keys: Iterable[bytes]) -> None: ...
-    def open_ring(self, ring: str, callback: Callable[[bytes], None]) -> None: ...
-    def poll(self, timeout_ms: int) -> None: ...
     def symbol(self, address: int) -> str: ...
     def close(self) -> None: ...
 
@@ -100,19 +97,14 @@ class _Bcc:
             raise OSError(errno.ENOENT, str(error)) from None
         return code
 
-    def read_counters(self, array: str) -> list[int]:
-        return [value.value for value in self._bpf[array.encode()].values()]
+    def map_fd(self, name: str) -> int:
+        fd: int = self._bpf[name.encode()].map_fd
+        return fd
 
     def write_keys(self, table: str, keys: Iterable[bytes]) -> None:
         present = self._bpf[table.encode()]
         for key in keys:
             present[present.Key.from_buffer_copy(key)] = present.Leaf(1)
-
-    def open_ring(self, ring: str, callback: Callable[[bytes], None]) -> None:
-        self._bpf[ring.encode()].open_ring_buffer(lambda _context, data, size: callback(ctypes.string_at(data, size)))
-
-    def poll(self, timeout_ms: int) -> None:
-        self._bpf.ring_buffer_poll(timeout_ms)
 
     def symbol(self, address: int) -> str:
         name: bytes = self._bpf.ksym(address)

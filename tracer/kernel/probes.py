@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 from tracer.errors import UserError
 from tracer.kernel import btf, syscall
@@ -22,7 +24,7 @@ from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.kernel.rules import RuleTracer
-from tracer.model.layout import EVENT, STACK, TUPLES, Event, Place
+from tracer.model.layout import EVENT, STACK, TAIL_BYTES, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Address, Namespace
@@ -39,6 +41,7 @@ NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 CALL, PSEUDO_KFUNC_CALL = 0x85, 2  # BPF_JMP | BPF_CALL, and its src_reg
 MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
+RECORD = struct.Struct(f"{EVENT.format}{TAIL_BYTES}s")  # of ring.RECORD
 
 
 def require_root() -> None:
@@ -46,17 +49,26 @@ def require_root() -> None:
         raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
 
 
+def _import_ring() -> ModuleType:
+    try:
+        from tracer.kernel import ring
+    except ImportError as error:
+        raise UserError("numpy is missing: run `sudo ./scripts/setup`, or install python3-numpy (Debian, Ubuntu, Fedora) "
+                        f"({error}).") from None
+    return ring
+
+
 class Probes:
     """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
     def __init__(self, selection: Selection, rules: bool = True) -> None:
         require_root()
+        ring = _import_ring()
         self._rules = RuleTracer(selection) if rules else None
         self._version = selection.version
         self._flags = selection_flags(selection)
         self._addresses = [_key(address) for address in selection.addresses]
         self._ends = selection_ends(selection)
-        self._records: list[bytes] = []
         self._symbols: dict[int, str] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
         self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
@@ -66,7 +78,6 @@ class Probes:
         self._points: dict[tuple[int, str, int], HookPoint] = {}
         self._attached: list[str] = []
         self._missing: dict[str, str] = {}
-        self._lost = 0
         with ExitStack() as stack:
             if self._rules:
                 stack.callback(self._rules.close)
@@ -81,6 +92,13 @@ class Probes:
             self._links = stack.enter_context(ExitStack())
             self._hook_links = stack.enter_context(ExitStack())
             self._program = self._start()
+            try:
+                self._ring = ring.open_ring(self._program.map_fd("events"))
+                stack.callback(self._ring.close)
+                self._lost_now = ring.map_counters(self._program.map_fd("lost"))
+            except OSError as error:
+                raise UserError(f"The kernel's events cannot be read: {error}.") from None
+            self._lost = list(self._lost_now)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Probes:
@@ -148,17 +166,32 @@ class Probes:
         self._hook_links.close()
 
     def read(self, timeout_ms: int) -> Batch:
-        """Wait for events, at most so long, and return all that there are, in the order in which they happened."""
-        self._program.poll(timeout_ms)
-        records = self._records.copy()
-        self._records.clear()  # the ring appends to this very list
-        new = 0
-        if records:  # reading a counter costs more than an event, and only a full ring loses any
-            lost = sum(self._program.read_counters("lost"))
-            new, self._lost = lost - self._lost, lost
+        """Wait for events, at most so long, and return what there is, in the order in which it happened: of a ring of 1 MiB
+        all, of a larger one so much at a time."""
+        records, batch = self.read_records(timeout_ms)
+        return replace(batch, events=self.events(records))
+
+    def read_records(self, timeout_ms: int) -> tuple[Any, Batch]:
+        """The same without an object for each: the events as numpy's array of ring.RECORD, and what else a batch says."""
+        self._ring.wait(timeout_ms)
+        records = self._ring.read()
+        before, self._lost = self._lost, list(self._lost_now)
+        lost = {place: now - then for place, now, then in zip(Place, self._lost, before, strict=True) if now > then}
         # behind the ring: the messages about what it told are there already
         traces, lost_traces = self._rules.read() if self._rules else ([], [])
-        return Batch([self._decode(record) for record in records], new, tuple(traces), tuple(lost_traces))
+        return records, Batch([], sum(lost.values()), tuple(traces), tuple(lost_traces), lost)
+
+    def events(self, records: Any) -> list[Event]:
+        """Objects of these records: of a whole batch, or of what numpy made of it by an index, a slice or a mask."""
+        found = []
+        for *members, tail in RECORD.iter_unpack(records.tobytes()):
+            event = Event(*members)
+            if event.place == Place.HOOK:
+                event = Event._make((*members, (), tail[:TUPLES.size]))
+            elif event.depth:
+                event = Event._make((*members, tuple(map(self._symbol, STACK.unpack(tail)[:event.depth])), b""))
+            found.append(event)
+        return found
 
     def _start(self) -> Program:
         """Compile, and attach the tracepoints by the first way that the kernel takes."""
@@ -173,7 +206,6 @@ class Probes:
             program = compile_program(self._btf, (*flags, *self._flags, *ways[way]))
             program.write_keys("addresses", self._addresses)
             program.write_keys("ends", self._ends)
-            program.open_ring("events", self._records.append)
             try:
                 for probe in CATALOGUE:
                     if way in probe.ways and probe.version in (None, self._version):
@@ -256,15 +288,6 @@ class Probes:
                 if error.errno != errno.EBUSY:
                     raise
         raise OSError(errno.EBUSY, f"other tracers hold all places at the hook {point.hook}")
-
-    def _decode(self, record: bytes) -> Event:
-        event = Event(*EVENT.unpack_from(record))
-        if event.place == Place.HOOK:
-            return event._replace(tuples=record[EVENT.size:EVENT.size + TUPLES.size])
-        if not event.depth:
-            return event
-        frames = STACK.unpack_from(record, EVENT.size)[:event.depth]
-        return event._replace(stack=tuple(self._symbol(frame) for frame in frames))
 
     def _symbol(self, address: int) -> str:
         name = self._symbols.get(address)

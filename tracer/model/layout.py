@@ -23,6 +23,33 @@ SLOTS = 12
 EVENT = struct.Struct("=QQQQQIIIIIIHHHBBBBBB14s16s96s6s")
 TUPLES = struct.Struct("=40s40s")
 STACK = struct.Struct("=32Q")
+TAIL_BYTES = max(TUPLES.size, STACK.size)  # the most that follows an event
+EVENT_FIELDS = [  # the same for numpy.dtype
+    ("time", "u8"),
+    ("skb", "u8"),
+    ("journey", "u8"),
+    ("caller", "u8"),
+    ("conntrack", "u8"),
+    ("netns", "u4"),
+    ("ifindex", "u4"),
+    ("out_ifindex", "u4"),
+    ("length", "u4"),
+    ("reason", "u4"),
+    ("cpu", "u4"),
+    ("protocol", "u2"),
+    ("captured", "u2"),
+    ("depth", "u2"),
+    ("place", "u1"),
+    ("hook", "u1"),
+    ("family", "u1"),
+    ("slot", "u1"),
+    ("first", "u1"),
+    ("conntrack_info", "u1"),
+    ("ethernet", "14u1"),
+    ("name", "16u1"),
+    ("packet", "96u1"),
+    ("padding", "6u1"),
+]
 
 
 class Event(NamedTuple):

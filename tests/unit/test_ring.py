@@ -1,0 +1,176 @@
+"""The ring's reader over memory that is laid out, and written, as the kernel does it (kernel/bpf/ringbuf.c)."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import struct
+from typing import Any
+
+import pytest
+
+from tests.conftest import missing
+
+try:
+    import numpy
+
+    from tracer.kernel.ring import BUSY, DISCARDED, PAGE, RECORD, Ring, membarrier, no_barrier
+except ImportError as error:
+    missing(f"{error}: sudo ./scripts/setup")
+from tracer.model.layout import EVENT, EVENT_FIELDS, STACK, TUPLES, Event
+
+SIZE = 4 * PAGE
+LENGTHS = [EVENT.size, EVENT.size + TUPLES.size, EVENT.size + STACK.size, EVENT.size + 12]
+
+
+class Writer:
+    """The kernel's side. A record's event has its number as the time, and its bytes behind that are the number's, too."""
+
+    def __init__(self, barrier: Any = None, start: int = 0) -> None:
+        self.consumer, self.rest = mmap.mmap(-1, PAGE), mmap.mmap(-1, PAGE + 2 * SIZE)
+        self.position, self.count = start, 0
+        for page in (self.consumer, self.rest):
+            struct.pack_into("Q", page, 0, start)
+        self.ring = Ring(self.consumer, self.rest, barrier)
+
+    def _put(self, position: int, data: bytes) -> None:
+        for i in range(0, len(data), 4):  # both mappings of the same page
+            at = PAGE + (position + i) % SIZE
+            self.rest[at:at + 4] = self.rest[at + SIZE:at + SIZE + 4] = data[i:i + 4]
+
+    def reserve(self, length: int) -> int | None:
+        """Where the record is, still busy; None without room."""
+        position, taken = self.position, (length + 15) // 8 * 8
+        if position + taken - self.read_position > SIZE - 1:
+            return None
+        self._put(position, struct.pack("II", length | BUSY, (PAGE + position % SIZE) // PAGE))
+        self.position += taken
+        struct.pack_into("Q", self.rest, 0, self.position)
+        return position
+
+    def submit(self, position: int, flags: int = 0) -> int:
+        """The record's number."""
+        length = struct.unpack_from("I", self.rest, PAGE + position % SIZE)[0] & ~BUSY
+        self.count += 1
+        self._put(position + 8, struct.pack("Q", self.count) + bytes([self.count % 251]) * (length - 8))
+        self._put(position, struct.pack("I", length | flags))
+        return self.count
+
+    def write(self, length: int, flags: int = 0) -> int | None:
+        position = self.reserve(length)
+        return None if position is None else self.submit(position, flags)
+
+    @property
+    def read_position(self) -> int:
+        position: int = struct.unpack_from("Q", self.consumer)[0]
+        return position
+
+
+def numbers(records: Any) -> list[int]:
+    """Of the records, which must be whole."""
+    for record in records:
+        data = record.tobytes()
+        assert set(data[8:EVENT.size]) == {int(record["time"]) % 251}
+    return [int(time) for time in records["time"]]
+
+
+def test_the_dtype_is_the_struct_s() -> None:
+    assert RECORD.names == (*Event._fields[:len(EVENT_FIELDS)], "tail")
+    assert RECORD["tail"].itemsize == max(STACK.size, TUPLES.size)
+    data = random.Random(1).randbytes(EVENT.size)
+    record = numpy.frombuffer(data + bytes(RECORD.itemsize - EVENT.size), RECORD)[0]
+    for name, value in zip(Event._fields, EVENT.unpack(data), strict=False):
+        assert (record[name].tobytes() if isinstance(value, bytes) else int(record[name])) == value, name
+
+
+def test_an_empty_ring_has_no_records() -> None:
+    writer = Writer()
+    assert len(writer.ring.read()) == 0
+    assert writer.ring.read().dtype == RECORD
+
+
+def test_what_follows_an_event_is_there() -> None:
+    writer = Writer()
+    for length in LENGTHS:
+        writer.write(length)
+    records = writer.ring.read()
+    assert numbers(records) == [1, 2, 3, 4]
+    assert [set(r["tail"][:length - EVENT.size].tolist()) for r, length in zip(records[1:], LENGTHS[1:], strict=True)] == \
+        [{2}, {3}, {4}]
+    assert writer.read_position == writer.position
+
+
+def test_records_are_copies() -> None:
+    writer = Writer()
+    writer.write(LENGTHS[0])
+    records = writer.ring.read()
+    while writer.position < 3 * SIZE:
+        writer.write(LENGTHS[0])
+        writer.ring.read()
+    assert numbers(records) == [1]
+
+
+def test_a_busy_record_ends_the_batch_until_it_is_finished() -> None:
+    writer = Writer()
+    writer.write(LENGTHS[1])
+    busy = writer.reserve(LENGTHS[2])
+    writer.write(LENGTHS[0])
+    assert busy is not None
+    assert numbers(writer.ring.read()) == [1]
+    assert len(writer.ring.read()) == 0
+    assert writer.read_position == busy
+    writer.submit(busy)
+    assert numbers(writer.ring.read()) == [3, 2]
+    assert writer.read_position == writer.position
+
+
+def test_discarded_records_are_passed_over() -> None:
+    writer = Writer()
+    for length in LENGTHS:
+        writer.write(length, DISCARDED)
+        writer.write(length)
+    writer.write(LENGTHS[2], DISCARDED)
+    assert numbers(writer.ring.read()) == [2, 4, 6, 8]
+    assert writer.read_position == writer.position
+    writer.write(LENGTHS[0], DISCARDED)
+    assert len(writer.ring.read()) == 0
+    assert writer.read_position == writer.position
+
+
+def test_a_full_ring_is_read_whole() -> None:
+    writer = Writer(start=SIZE - 8)
+    while writer.write(LENGTHS[2]):
+        pass
+    assert writer.count == SIZE // (LENGTHS[2] + 8)
+    assert numbers(writer.ring.read()) == list(range(1, writer.count + 1))
+
+
+@pytest.mark.parametrize("barrier", [no_barrier, membarrier])
+@pytest.mark.parametrize("seed", range(6))
+def test_many_laps_lose_nothing(barrier: Any, seed: int) -> None:
+    """Records of all lengths, some discarded, some busy for a while, read at any moment; positions beyond 32 bits."""
+    chance = random.Random(seed)
+    writer = Writer(barrier, start=chance.choice([0, SIZE - 8, 2**32 - 8 * SIZE, 2**40 + 8]))
+    end = writer.position + 12 * SIZE
+    busy: list[int] = []
+    finished: dict[int, int | None] = {}  # position -> number; None: discarded
+    read: list[int] = []
+
+    def finish() -> None:
+        position, discard = busy.pop(chance.randrange(len(busy))), chance.random() < 0.1
+        number = writer.submit(position, DISCARDED if discard else 0)
+        finished[position] = None if discard else number
+
+    while writer.position < end:
+        what = chance.choice(("reserve", "reserve", "finish", "finish", "read"))
+        if what == "reserve" and (position := writer.reserve(chance.choice(LENGTHS))) is not None:
+            busy.append(position)
+        elif what == "read":
+            read += numbers(writer.ring.read())
+        elif busy:
+            finish()
+    while busy:
+        finish()
+    read += numbers(writer.ring.read())
+    assert read == [number for _position, number in sorted(finished.items()) if number]
+    assert len(read) > 100 and writer.read_position == writer.position
