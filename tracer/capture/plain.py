@@ -59,10 +59,6 @@ def typed(value: Any, kind: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, arguments)
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise ValueError("no such alternative")
-        return value
     if origin is tuple:
         if arguments[-1] is ...:
             return tuple(typed(item, arguments[0]) for item in _of(value, list))
