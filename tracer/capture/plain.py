@@ -59,6 +59,8 @@ def typed(value: Any, kind: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, arguments)
+    if origin is frozenset:
+        return frozenset(typed(item, arguments[0]) for item in _of(value, list))
     if origin is tuple:
         if arguments[-1] is ...:
             return tuple(typed(item, arguments[0]) for item in _of(value, list))
