@@ -277,7 +277,12 @@ class Session:
     def _start(self, topology: Topology, probes: Probes) -> Start:
         machine, sender = probes.machine, self._sender
         notes = self._notes if sender else (*self._notes, f"{self._source.name} has no route to {self._destination.address}")
-        target = self._target()
+        target, plan = self._target(), self._plan
+        if target == topology.host:
+            notes += tuple(f"port {plan.port} of the host is published by {container.name} (its port {p.container_port})"
+                           for container in topology.containers for p in container.ports
+                           if (p.protocol, p.host_port) == (plan.transport, plan.port))
+        notes = tuple(dict.fromkeys(notes))  # once, though it is published in IPv4 and in IPv6
         for place in filter(None, (self._source, self._destination.place)):
             namespace = topology.namespaces.get(place.netns)
             kinds = {link.kind for link in namespace.links.values()} & WITHOUT_BRIDGE if namespace else set()

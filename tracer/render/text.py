@@ -98,6 +98,8 @@ class TextRenderer:
         self._apart()
         style = _RESULT[Result.DELIVERED if summary.answered == summary.sent else Result.UNKNOWN]
         said = [words.totals(summary), *words.bridge_roles(summary.bridges, summary.routed), *summary.notes]
+        if summary.answered and not summary.bridges:
+            said.insert(1, "No bridge took part.")
         self._paragraph(self._text(said[0], style) + self._text("".join(f" {sentence}" for sentence in said[1:])),
                         rest=0)
         for failure in summary.failures:

@@ -215,7 +215,7 @@ def walked(walk: list[Rule]) -> str:
     called = [rule.verdict.split(" ", 1)[1] for rule in walk if rule.verdict.startswith(("jump ", "goto "))]
     chains = [walk[0].chain, *called]
     last = walk[-1]
-    return f"{_table(last)}: {' → '.join(chains)} {'policy ' if last.policy else ''}{last.verdict}"
+    return f"{_table(last)}: {' → '.join(chains)}{', policy' if last.policy else ''} {last.verdict}"
 
 
 def _table(rule: Rule) -> str:
