@@ -12,7 +12,7 @@ from tracer.journey.causes import explain, explain_failure
 from tracer.journey.counted import counted
 from tracer.journey.lookups import sentences
 from tracer.journey.owners import owned
-from tracer.model.journey import Journey, Result, Stage
+from tracer.model.journey import BRANCHES, Journey, Result, Stage
 from tracer.model.probes import Batch, Machine
 from tracer.model.report import Failure, RoundTrip, Summary
 from tracer.model.run import Answer, Begin, Item, Know, Sent, Sweep, Tell
@@ -56,7 +56,7 @@ class Tally:
         self.ends[journey.end.result.value] = self.ends.get(journey.end.result.value, 0) + 1
         if journey.kind == "arp":
             self.lookups += 1
-        elif journey.kind != "copy":
+        elif journey.kind not in BRANCHES:
             for hop in journey.hops:
                 self.routed |= hop.stage is Stage.ROUTE and hop.node == "host"
                 if hop.bridge and hop.role:
@@ -167,13 +167,13 @@ class Telling:
             self.tally.add(journey)
         copies: dict[int, list[Journey]] = {}
         for journey in journeys:
-            if journey.kind == "copy" and journey.parent is not None:
+            if journey.kind in BRANCHES and journey.parent is not None:
                 copies.setdefault(journey.parent, []).append(journey)
         if not self._verbose:
             for sentence in sentences(journeys, self.assembler.topology):
                 self._renderer.note(sentence)
         for journey in journeys:
-            if journey.kind != "copy":
+            if journey.kind not in BRANCHES:
                 self._renderer.journey(journey, self._verbose, copies.get(journey.id, ()))
         if not self._verbose and (served := [journey for journey in journeys if words.is_served(journey)]):
             self._renderer.note(words.served(served))

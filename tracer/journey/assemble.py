@@ -163,12 +163,13 @@ class Assembler:
         return [replace(j, parent=relayed.get(j.seq)) if j.kind in ("relay", "relay_reply") else j for j in journeys]
 
     def _tell(self, track: Track) -> list[Journey]:
-        """One packet: its main way, which may lead through a copy that a bridge made, and the other branches."""
+        """One packet: its main way, which may lead through a copy that a bridge made, and the other branches: copies, and
+        segments that it was cut into."""
         self._tracks.forget(track)
         for copy in track.copies:
             self._tracks.forget(copy)
         branches = [track, *track.copies]
-        main = next((b for b in branches if self._reached(b)), track)
+        main = next((b for b in branches if not b.part and self._reached(b)), track)
         number = track.number
         ports = {port for branch in branches for port in self._ports(branch)}
         flooded = {bridge for bridge, _port in ports if len({p for b, p in ports if b == bridge}) > 1}
@@ -181,7 +182,7 @@ class Assembler:
                 if events:
                     own = branch.number if branch is not track else main.number
                     others = [e for e in branch.routes if e not in routes]
-                    journeys.append(self._journey(own, events, others, track, flooded, number))
+                    journeys.append(self._journey(own, events, others, branch if branch.part else track, flooded, number))
         return journeys
 
     def _ports(self, track: Track) -> set[tuple[LinkKey, int]]:
@@ -227,8 +228,8 @@ class Assembler:
             arrived = seen.where and seen.where.has(decode(events[-1].protocol, events[-1].packet).dst)
             goal = netns if arrived or end.result in (Result.DELIVERED, Result.RELAYED) else goal
         return Journey(
-            id=number, packet=track.packet, hops=tuple(hops), end=end, kind="copy" if parent else what.kind,
-            seq=what.seq, source=topology.node(track.events[0].netns),
+            id=number, packet=track.packet, hops=tuple(hops), end=end, kind="part" if track.part else
+            "copy" if parent else what.kind, seq=what.seq, source=topology.node(track.events[0].netns),
             target=topology.node(goal) if goal else None, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0)

@@ -15,7 +15,7 @@ from ipaddress import ip_interface
 
 from tracer.journey.case import Case, parsed, rows
 from tracer.journey.reasons import WORDS, place
-from tracer.model.journey import Cause, Hop, Journey, Result, Rule, Stage
+from tracer.model.journey import BRANCHES, Cause, Hop, Journey, Result, Rule, Stage
 from tracer.model.probes import Missing
 from tracer.model.topology import Address, Link, Namespace, Topology
 
@@ -126,7 +126,7 @@ def explain(journeys: Sequence[Journey], topology: Topology, silent: Collection[
     """
     others = tuple(journeys)
     return [replace(j, end=replace(j.end, causes=causes(Case(j, others, topology, j.seq in silent, missing))))
-            if j.kind != "copy" else j for j in journeys]
+            if j.kind not in BRANCHES else j for j in journeys]
 
 
 def causes(case: Case) -> tuple[Cause, ...]:

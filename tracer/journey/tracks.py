@@ -15,6 +15,7 @@ from tracer.model.topology import Topology
 
 TOLD = 4096  # journeys whose late events are remembered as such
 AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
+TCP, ETHERNET = 6, 14  # a protocol's number, bytes of a header
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
 LOOKUP_NS = 5_000_000  # from a lookup to its packet's first sight, on the same CPU
 
@@ -32,6 +33,7 @@ class Track:
     ended: bool = False  # its end was seen
     lost: int = 0  # events of any packet that were lost while it lived
     parent: Track | None = None  # what it is a copy of, which may be a copy
+    part: bool = False  # of its parent, which was cut: a segment behind the first
     copies: list[Track] = field(default_factory=list)  # of an original: all, those of copies too
     ids: list[int] = field(default_factory=list)  # the kernel's numbers of all its skbs, the present one last
 
@@ -85,6 +87,19 @@ def _thread(event: Event) -> tuple[int, bytes] | None:
     return None
 
 
+def _stretch(event: Event) -> tuple[tuple[int, bytes], int, int] | None:
+    """Of a TCP segment: its connection and direction as it looks there, the sequence number, and bytes of payload."""
+    data = event.packet[:event.captured]
+    v4 = event.protocol == IPV4
+    at = (data[0] & 15) * 4 if v4 and data else 40
+    if event.protocol not in (IPV4, IPV6) or len(data) < at + 20 or data[9 if v4 else 6] != TCP:
+        return None
+    frame = ETHERNET if event.place == Place.QUEUE else 0
+    ends = data[12:20] if v4 else data[8:40]
+    return (event.protocol, ends + data[at:at + 4]), int.from_bytes(data[at + 4:at + 8], "big"), \
+        event.length - frame - at - (data[at + 12] >> 4) * 4
+
+
 class Tracks:
     """All tracks of a run, and what their frames taught the bridges."""
 
@@ -129,8 +144,14 @@ class Tracks:
     def _begin(self, event: Event) -> list[Track]:
         """A journey's first event: a new packet, a copy of one, or one going on in another skb."""
         original = self._original_of(event)
+        part = False
         if original is None:
             whole = self._whole_of(event)
+            segmented = None if whole else self._segmented(event)
+            if segmented:
+                original, first = segmented
+                part = not first
+                whole = original if first else None
             if whole:
                 whole.events.append(event)
                 whole.ids.append(event.journey)
@@ -139,7 +160,7 @@ class Tracks:
                 return []
         self._begun += 1
         packet = decode(event.protocol, event.packet[:event.captured])
-        track = Track(event.journey, self._begun, packet, [event], parent=original, ids=[event.journey],
+        track = Track(event.journey, self._begun, packet, [event], parent=original, part=part, ids=[event.journey],
                       ended=event.place in (Place.DROP, Place.CONSUME))
         self._live[event.journey] = track
         if original:
@@ -165,6 +186,17 @@ class Tracks:
     def number(self, journey: int) -> int | None:
         track = self._live.get(journey)
         return track.number if track else None
+
+    def _segmented(self, event: Event) -> tuple[Track, bool] | None:
+        """The large packet (GSO) that this is a segment of, cut where a device cannot take it whole; and is it the first?
+        The kernel frees the whole, and its segments are others."""
+        mine = _stretch(event) if event.place == Place.RECEIVE else None
+        for other in reversed(self._live.values()) if mine else ():
+            last = next((e for e in reversed(other.events) if e.place == Place.QUEUE), None)
+            its = _stretch(last) if last and (other.ended or len(other.ids) > 1) and other.parent is None else None
+            if mine and its and mine[0] == its[0] and mine[2] < its[2] and (mine[1] - its[1]) % 2**32 < its[2]:
+                return other, mine[1] == its[1]
+        return None
 
     def forget(self, track: Track) -> None:
         """Its story is told."""

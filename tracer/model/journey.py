@@ -40,6 +40,9 @@ class Result(str, Enum):
     UNKNOWN = "unknown"
 
 
+BRANCHES = ("copy", "part")  # kinds of journeys that are told with their parent
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
     """Headers as first seen. Ports, ICMP and ARP fields are None where the protocol has none."""
@@ -193,7 +196,8 @@ class Journey:
     end: End
     kind: str  # "request", "reply", "error" (an ICMP error about the probe), "ack" and "close" (what else belongs to a
     # TCP connection), "relay" and "relay_reply" (a userland proxy's own request for it, and the answer), "arp" (or
-    # neighbour discovery), "copy" (of another), "other"
+    # neighbour discovery), "copy" (of another), "part" (a segment that a large packet was cut into, behind the
+    # first), "other"
     seq: int | None = None  # the probe that it belongs to
     source: str | None = None  # node that sent it
     target: str | None = None  # node that has the destination address; None where nobody known has it

@@ -1,4 +1,5 @@
-"""Copies of one packet, such as a bridge makes when it floods: told together, since sixty of them mostly say the same."""
+"""Copies of one packet, such as a bridge makes when it floods, and the segments that a large one was cut into: told
+together, since sixty of them mostly say the same."""
 
 from __future__ import annotations
 
@@ -28,7 +29,14 @@ def in_short(copies: Sequence[Journey]) -> str:
     told: dict[tuple[Result, str | None], list[Journey]] = {}
     for copy in (copy for group in groups(copies) for copy in group):
         told.setdefault((copy.end.result, copy.end.reason), []).append(copy)
-    return f"+ {count(len(copies), 'copy', 'copies')}: " + ", ".join(of(group, _FEW) for group in told.values())
+    return f"+ {count_of(copies)}: " + ", ".join(of(group, _FEW) for group in told.values())
+
+
+def count_of(copies: Sequence[Journey]) -> str:
+    """"60 copies", "2 copies and 5 more parts"."""
+    parts = sum(copy.kind == "part" for copy in copies)
+    return " and ".join(filter(None, (count(len(copies) - parts, "copy", "copies") if len(copies) > parts else "",
+                                      count(parts, "more part") if parts else "")))
 
 
 def of(group: Sequence[Journey], most: int = _MANY) -> str:

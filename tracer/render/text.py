@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from tracer.model.journey import Hop, Journey, Result, Role, Stage
+from tracer.model.journey import BRANCHES, Hop, Journey, Result, Role, Stage
 from tracer.model.report import Place, Start, Summary
 from tracer.render import copies as copied, words
 from tracer.render.alphabet import Alphabet
@@ -58,7 +58,7 @@ class TextRenderer:
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
         """Neighbour lookups, what else a TCP connection needed, and copies by themselves, are shown only if `verbose`:
         note() says the first two in a line each, and the others' place is with their parent's `copies`."""
-        if not verbose and (journey.kind in ("arp", "copy") or words.is_served(journey)):
+        if not verbose and (journey.kind in ("arp", *BRANCHES) or words.is_served(journey)):
             return
         hops = list(journey.hops) if verbose else words.shown(journey)
         rows = self._rows(hops, verbose)
@@ -160,7 +160,7 @@ class TextRenderer:
         if not verbose:
             self._paragraph(self._text(copied.in_short(copies)), INDENT, INDENT + 2)
             return
-        self._paragraph(self._text(f"+ {words.count(len(copies), 'copy', 'copies')}"), INDENT)
+        self._paragraph(self._text(f"+ {copied.count_of(copies)}"), INDENT)
         for group in copied.groups(copies):
             style = _RESULT[group[0].end.result]
             like = "" if len(group) == 1 else f"; the way of the one in {copied.node_of(group[0])}"

@@ -10,7 +10,8 @@ from tracer.model.report import OnBridge, RoundTrip, Start, Summary
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
 CONNTRACK_PRIORITY = -200  # NF_IP_PRI_CONNTRACK: what lies before has no conntrack entry yet
 
-KINDS = {"copy": " (a copy)", "relay": " by the proxy", "relay_reply": " to the proxy"}  # of journeys, in their title
+# In the titles of journeys.
+KINDS = {"copy": " (a copy)", "part": " (a part)", "relay": " by the proxy", "relay_reply": " to the proxy"}
 
 _UNREACHABLE = {
     4: {0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable",
