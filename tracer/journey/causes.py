@@ -322,8 +322,8 @@ def docker_chains_missing(case: Case) -> Found:
     network = case.network(case.came_by) or case.network(case.goes_by)
     if not (case.dropped and case.at_host and case.version == 4 and network and last and rule and rule.policy):
         return None
-    if rule.chain != "FORWARD" or last.rules_unknown or any(
-            "DOCKER" in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules):
+    docker = any("DOCKER" in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules)
+    if rule.chain != "FORWARD" or last.rules_unknown or docker:
         return None
     return (f"Docker's rules are gone from {_chain(rule)}, as after a firewall was reloaded or flushed: nothing accepts the "
             f"packets of {network.name}, and the policy is DROP.",
