@@ -206,7 +206,7 @@ def networks_isolated(case: Case) -> Found:
 def _refused_between_networks(case: Case) -> bool:
     """Stopped in the host's FORWARD, by a rule of Docker's own or one that is not known, between two devices."""
     rule = case.rule
-    docker = rule is None or (rule.owner or "").startswith("Docker") or (
+    docker = rule is None or _whose(rule) == "Docker" or (
         rule.chain.startswith("DOCKER") and rule.chain != "DOCKER-USER")
     return bool(case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and docker
                 and not (rule and rule.policy) and case.came_by and case.goes_by and case.came_by != case.goes_by)
@@ -372,10 +372,15 @@ def firewall_rule(case: Case) -> Found:
             direct_access_blocked, network_internal, networks_isolated, icc_off, port_not_published, accepted_then_dropped,
             docker_user_rule, host_input_blocked, chain_policy)):
         return None
-    whose = f"of {rule.owner} " if rule.owner else ""
+    whose = f"of {_whose(rule)} " if _whose(rule) not in (None, "a person") else ""
     where = "" if case.at_host else f" of {case.name(case.space)} itself"
     verb = {"dropped": "drops", "rejected": "rejects"}[_verb(rule)]
     return f"A rule {whose}in {_chain(rule)}{where} {verb} it.", _text(rule), _delete(case, rule)
+
+
+def _whose(rule: Rule) -> str | None:
+    """"Docker" of "Docker, network web"."""
+    return rule.owner.partition(",")[0] if rule.owner else None
 
 
 def _chain(rule: Rule) -> str:
@@ -405,9 +410,10 @@ def _of_iptables(rule: Rule) -> bool:
 def _delete(case: Case, rule: Rule) -> str | None:
     """Whose rule it is decides by what to change it."""
     owned = {"ufw": "change it with `ufw status numbered` and `ufw delete`", "firewalld": "change it with `firewall-cmd`"}
-    if rule.owner in owned:
-        return owned[rule.owner]
-    if rule.owner not in (None, "a person") or case.space is None:
+    whose = _whose(rule)
+    if whose in owned:
+        return owned[whose]
+    if whose not in (None, "a person") or case.space is None:
         return None
     text = rule.rule or ""
     if _of_iptables(rule) and text.startswith("-A "):
@@ -426,9 +432,9 @@ def _allow(case: Case, rule: Rule) -> str | None:
     here = case.came_by if case.stage in (Stage.INPUT, Stage.FORWARD) else None
     there = case.goes_by if case.stage in (Stage.OUTPUT, Stage.FORWARD) else None
     ports = packet.dport is not None and case.stage is Stage.INPUT
-    if rule.owner == "ufw" and case.stage is Stage.INPUT and here:
+    if _whose(rule) == "ufw" and case.stage is Stage.INPUT and here:
         return f"ufw allow in on {here}" + (f" to any port {packet.dport} proto {packet.proto}" if ports else "")
-    if rule.owner == "firewalld" and here:
+    if _whose(rule) == "firewalld" and here:
         return f"firewall-cmd --zone=docker --change-interface={here}"
     if _of_iptables(rule):
         user = case.stage is Stage.FORWARD and any(r.chain == "DOCKER-USER" for r in last.rules)
