@@ -10,6 +10,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace
 from tests.functional.engine import Engine
+from tests.functional.pinging import answers
 from tests.functional.way import Output, read
 
 Ping = Callable[..., Output]
@@ -173,12 +174,14 @@ def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_fault_its_cause_and_its_mend(what: str, ping: Ping, engine: Engine, words: dict[str, str]) -> None:
     fault = FAULTS[what]
+    for address in ("172.17.0.1", "172.17.0.3", "fd00:17::1", words["six"].partition("/")[0]):  # so that c1 knows their MACs
+        assert answers(f"/proc/{engine.pid('c1')}/ns/net", address), f"{address} does not answer before there is a fault"
     run(engine, words, fault.build)
     try:
         output = ping(fault.ping, fault.status)
         end = output.only(fault.kind)["end"]
         result, node, reason = fault.end
-        assert (end["result"], end["node"] if node else None, end["reason"]) == (result, node, reason)
+        assert (end["result"], end["node"] if node else None, end["reason"]) == (result, node, reason), end
         assert (end["cause"], [c["name"] for c in end["causes"]]) == (fault.name, [fault.name]), end
         assert end["causes"][0]["evidence"]
         if fault.mend:
