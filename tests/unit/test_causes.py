@@ -321,6 +321,13 @@ def test_ports_of_a_bridge() -> None:
     assert run.link("host", two, port=None, up=False).names() == ["port_down"]
 
 
+def test_a_device_s_name_is_one_word_of_a_command() -> None:
+    run = Run("one_bridge").without("reply").ended("host", Stage.PREROUTING, reason="NO_TX_TARGET",
+                                                   function="br_handle_frame_finish")
+    (found,) = run.link("host", run.port_of("c2"), name="a;reboot", up=False).causes()
+    assert found.mend == "ip link set 'a;reboot' up"
+
+
 # transport and silence ---------------------------------------------------------------------------------------------------
 
 

@@ -433,14 +433,17 @@ def _allow(case: Case, rule: Rule) -> str | None:
     there = case.goes_by if case.stage in (Stage.OUTPUT, Stage.FORWARD) else None
     ports = packet.dport is not None and case.stage is Stage.INPUT
     if _whose(rule) == "ufw" and case.stage is Stage.INPUT and here:
-        return f"ufw allow in on {here}" + (f" to any port {packet.dport} proto {packet.proto}" if ports else "")
+        port = f" to any port {packet.dport} proto {packet.proto}" if ports else ""
+        return f"ufw allow in on {shlex.quote(here)}{port}"
     if _whose(rule) == "firewalld" and here:
-        return f"firewall-cmd --zone=docker --change-interface={here}"
+        return f"firewall-cmd --zone=docker --change-interface={shlex.quote(here)}"
     if _of_iptables(rule):
         user = case.stage is Stage.FORWARD and any(r.chain == "DOCKER-USER" for r in last.rules)
         return case.run(case.space, " ".join(filter(None, (
-            f"{_tool(case, rule)} -I {'DOCKER-USER' if user else last.stage.value.upper()}", here and f"-i {here}",
-            there and f"-o {there}", f"-p {packet.proto} --dport {packet.dport}" if ports else "", "-j ACCEPT"))))
+            _tool(case, rule), f"-t {rule.table}" if rule.table != "filter" else "",
+            f"-I {'DOCKER-USER' if user else last.stage.value.upper()}", here and f"-i {shlex.quote(here)}",
+            there and f"-o {shlex.quote(there)}", f"-p {packet.proto} --dport {packet.dport}" if ports else "",
+            "-j ACCEPT"))))
     base = next((r.chain for r in last.rules if (r.family, r.table) == (rule.family, rule.table)), rule.chain)
     return case.run(case.space, "nft insert rule " + shlex.quote(" ".join(filter(None, (
         rule.family, rule.table, base, here and f'iifname "{here}"', there and f'oifname "{there}"',
@@ -482,7 +485,7 @@ def bridge_down(case: Case) -> Found:
         if on and not on[1].up:
             where = case.name(on[0])
             return (f"The bridge {on[1].name} of {where} is down: it neither switches frames nor takes any for {where}.",
-                    [f"{on[1].name}: state down (ip link)"], case.run(on[0], f"ip link set {on[1].name} up"))
+                    [f"{on[1].name}: state down (ip link)"], case.run(on[0], "ip link set {} up", on[1].name))
     return None
 
 
@@ -499,7 +502,7 @@ def port_down(case: Case) -> Found:
     for namespace, link in (port, (target, inner)):
         if not link.up:
             return (f"{link.name} of {case.name(namespace)}, between the bridge and {case.name(target)}, is down.",
-                    [f"{link.name}: state down (ip link)"], case.run(namespace, f"ip link set {link.name} up"))
+                    [f"{link.name}: state down (ip link)"], case.run(namespace, "ip link set {} up", link.name))
     return None
 
 
@@ -521,7 +524,7 @@ def forwarding_off(case: Case) -> Found:
         sentence = f"{case.name(space)} does not forward packets from one device to another: {name} is 0."
     else:
         sentence = f"{case.name(space)} got a packet that is not for it, and containers do not forward: {name} is 0."
-    return sentence, [f"{setting} = 0"], case.run(space, f"sysctl -w {name}=1")
+    return sentence, [f"{setting} = 0"], case.run(space, "sysctl -w {}", f"{name}=1")
 
 
 def _forwarding(case: Case) -> str:
@@ -564,8 +567,8 @@ def no_route(case: Case) -> Found:
         f": {down[0]}, whose subnet it is in, is down." if down else "."),
             [case.route_hop.detail if case.route_hop else "",
              *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")],
-            case.run(space, f"ip link set {down[0]} up" if down else
-                     f"ip {'-6 ' if case.version == 6 else ''}route add {case.packet.dst} via GATEWAY"))
+            case.run(space, "ip link set {} up", down[0]) if down else
+            case.run(space, f"ip {'-6 ' if case.version == 6 else ''}route add {case.packet.dst} via GATEWAY"))
 
 
 def _failed(hop: Hop | None) -> bool:
@@ -583,15 +586,15 @@ def reverse_path(case: Case) -> Found:
     expected = space.links.get(row.ifindex) if row and row.ifindex else None
     read = {name: value for name in ("all", _dots(device))
             if (value := case.sysctl(space, f"net.ipv4.conf.{name}.rp_filter"))}
+    strict = [name for name, value in read.items() if value == "1"] or [_dots(device)]
     way = f"its route to {case.packet.src} leads by {expected.name}" if expected and expected.name != device else \
         f"it has no route to {case.packet.src} by {device}"
     return (f"{case.name(space)} does not believe that {case.packet.src} is behind {device}: {way}, and the reverse path "
             "filter is on.",
             (*(f"net.ipv4.conf.{name}.rp_filter = {value}" for name, value in read.items()),
              *([f"route {row.destination} dev {expected.name}"] if row and expected else [])),
-            case.run(space, "sysctl -w " + " ".join(f"net.ipv4.conf.{name}.rp_filter=2" for name, value in read.items()
-                                                    if value == "1") if "1" in read.values() else
-                     f"sysctl -w net.ipv4.conf.{_dots(device)}.rp_filter=2"))
+            case.run(space, "sysctl -w" + " {}" * len(strict), *(f"net.ipv4.conf.{name}.rp_filter=2" for name in strict)))
+
 
 
 @cause
@@ -617,7 +620,7 @@ def martian(case: Case) -> Found:
     return (f"{case.name(case.space)} refuses the packet's addresses: {said}.",
             [f"{case.packet.src} to {case.packet.dst}",
              *([f"{setting} = {value}"] if local and (value := case.sysctl(case.space, setting)) else [])],
-            case.run(case.space, f"sysctl -w {setting}=1") if local else None)
+            case.run(case.space, "sysctl -w {}", f"{setting}=1") if local else None)
 
 
 @cause
@@ -657,7 +660,7 @@ def port_blocked(case: Case) -> Found:
         if link.up and link.carrier and link.port and link.port.state not in ("forwarding", "disabled"):
             return (f"The bridge's port {link.name} is in the state {link.port.state}: it passes no packets.",
                     [f"{link.name}: state {link.port.state} (bridge link)"],
-                    case.run(namespace, f"bridge link set dev {link.name} state 3"))
+                    case.run(namespace, "bridge link set dev {} state 3", link.name))
     return None
 
 
@@ -674,7 +677,7 @@ def ports_isolated(case: Case) -> Found:
         return None
     return (f"{one.name} and {other.name} are isolated ports: their bridge passes nothing between them.",
             [f"{link.name}: isolated on (bridge -d link)" for link in (one, other)],
-            case.run(namespace, f"bridge link set dev {other.name} isolated off"))
+            case.run(namespace, "bridge link set dev {} isolated off", other.name))
 
 
 @cause
@@ -688,7 +691,7 @@ def hairpin_off(case: Case) -> Found:
     name = port[1].name
     return (f"{case.name(case.target)} reaches itself through its bridge, but a frame may not leave by the port that it "
             f"came by: {name} has no hairpin mode.", [f"{name}: hairpin off (bridge -d link)"],
-            case.run(port[0], f"bridge link set dev {name} hairpin on"))
+            case.run(port[0], "bridge link set dev {} hairpin on", name))
 
 
 @cause
@@ -705,7 +708,7 @@ def port_mtu_too_small(case: Case) -> Found:
             quiet = "" if case.errors else ": a bridge drops what does not fit, and tells nobody"
             return (f"The packet has {length} bytes, and {link.name} takes no more than {link.mtu}{quiet}.",
                     [f"MTU of {link.name}: {link.mtu}", f"length of the packet: {length}"],
-                    case.run(namespace, f"ip link set {link.name} mtu {max(mtu, length)}"))
+                    case.run(namespace, "ip link set {} mtu {}", link.name, str(max(mtu, length))))
     return None
 
 
@@ -729,7 +732,7 @@ def wrong_mac(case: Case) -> Found:
     whose = f"{case.name(owner)} has {has.mac}" if owner and has else f"nobody known has {hop}"
     return (f"{case.name(source)} sends it to the MAC {row.mac}, which no device known has: its neighbour table says that "
             f"this is {hop}, while {whose}.", [f"{hop} lladdr {row.mac} {row.state} (ip neigh of {case.name(source)})"],
-            case.run(source, f"ip neigh del {hop} dev {device.name}"))
+            case.run(source, "ip neigh del {} dev {}", hop, device.name))
 
 
 # neighbours -------------------------------------------------------------------------------------------------------------
@@ -771,7 +774,7 @@ def bridge_without_address(case: Case) -> Found:
     length = subnet.prefixlen if subnet else "PREFIX"
     return (f"{bridge[1].name} of {case.name(bridge[0])} has no IPv{case.version} address: nobody is the gateway "
             f"{case.next_hop}.", (*_asking(case), f"{bridge[1].name}: no address (ip address)"),
-            case.run(bridge[0], f"ip address add {case.next_hop}/{length} dev {bridge[1].name}"))
+            case.run(bridge[0], "ip address add {} dev {}", f"{case.next_hop}/{length}", bridge[1].name))
 
 
 def _bridge_asked(case: Case) -> tuple[Namespace, Link] | None:
@@ -795,7 +798,7 @@ def wrong_gateway(case: Case) -> Found:
     row = _prefix(case.route.destination) if case.route else "default"
     return (f"The gateway {gateway} of {case.name(space)}'s route ({row} via {gateway} dev {dev}) does not answer, and "
             "nobody known has its address.", _asking(case),
-            case.run(space, f"ip {six}route replace {row} via {own} dev {dev}") if own else None)
+            case.run(space, f"ip {six}route replace {row} via {own} dev {{}}", dev) if own and dev else None)
 
 
 @cause
@@ -823,7 +826,7 @@ def neighbor_does_not_answer(case: Case) -> Found:
     return (f"{case.name(owner)} got the question for {case.next_hop}, its own address, and did not answer" + (
         ": arp_ignore tells it not to." if read else "."),
             (*_asking(case), *(f"{name} = {value} in {case.name(owner)}" for name, value in read.items())),
-            case.run(owner, "sysctl -w " + " ".join(f"{name}=0" for name in read)) if read else None)
+            case.run(owner, "sysctl -w" + " {}" * len(read), *(f"{name}=0" for name in read)) if read else None)
 
 
 @cause
@@ -924,7 +927,7 @@ def _by_reason(name: str) -> Check:
             return None
         words = WORDS[end.reason or ""]
         return (f"{words[0].upper()}{words[1:]}, in {case.name(case.space)}.", [f"{end.reason}, {place(end.function)}"],
-                case.run(case.space, mend.replace("DEVICE", end.device or "DEVICE"))
+                case.run(case.space, mend.replace("DEVICE", shlex.quote(end.device or "DEVICE")))
                 if mend and mend.startswith(("tc ", "ip ", "sysctl ")) else mend)
 
     check.__name__ = name
@@ -987,7 +990,7 @@ def source_not_translated(case: Case) -> Found:
             "this host knows a way back: no MASQUERADE rule changed it.",
             ["its source address did not change at the host", *([f"{case.name(end)} has no route to {source}"]
                                                                   if case.delivered and end else [])],
-            f"ip{six}tables -t nat -A POSTROUTING -s {inside.network} ! -o {bridge.name} -j MASQUERADE")
+            case.run(host, f"ip{six}tables -t nat -A POSTROUTING -s {inside.network} ! -o {{}} -j MASQUERADE", bridge.name))
 
 
 @cause
@@ -1095,7 +1098,7 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
     goal, name = parsed(destination), topology.node(source.inode)
     row = next(iter(rows(source, goal)), None) if goal else None
     container = next((c for c in topology.containers if c.name == name and c.network_mode != "host"), None)
-    enter = f"nsenter --net={source.path} " if source.inode != topology.host else ""
+    enter = f"nsenter --net={shlex.quote(source.path)} " if source.inode != topology.host else ""
     six = "-6 " if goal and goal.version == 6 else ""
     if row and row.kind in ("blackhole", "prohibit", "unreachable"):
         words = f"{row.kind} {_prefix(str(row.destination))}"
@@ -1122,7 +1125,7 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
     elif down:
         sentence = f"{down.name} of {name} is down, and its routes with it: no packet was made."
         evidence.append(f"{down.name}: state down (ip link)")
-        mend = f"{enter}ip link set {down.name} up"
+        mend = f"{enter}ip link set {shlex.quote(down.name)} up"
     elif gateway := _gateway(source, topology, 6 if six else 4):
         mend = f"{enter}ip {six}route add default via {gateway}"
     return Cause("no_route_in_sender", sentence, tuple(evidence), mend)
