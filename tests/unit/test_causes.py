@@ -66,7 +66,7 @@ class Run:
         self.topology = replace(self.topology, **changes)
         return self
 
-    def link(self, name: str, device: str, **changes: Any) -> Run:
+    def link(self, name: str, device: str, /, **changes: Any) -> Run:
         links = self.space(name).links
         return self.read(name, links={i: replace(link, **changes) if link.name == device else link
                                       for i, link in links.items()})
