@@ -59,11 +59,11 @@ FAULTS = {
         "ip address replace 172.17.0.1/16 dev docker0", f"c1 {OUTSIDE}", ("unknown", "c1", None),
         "ip address add 172.17.0.1/16 dev docker0"),
     "S25 the port's MTU": Fault(
-        "port_mtu_too_small", "ip link set {p2} mtu 1000", "ip link set {p2} mtu 1500", "c1 c2 -s 1200",
+        "port_mtu_too_small", "ip link set {p2} mtu 1300", "ip link set {p2} mtu 1500", "c1 c2 -s 1400",
         ("dropped", "host", "NOT_SPECIFIED"), "ip link set {p2} mtu 1500"),
     "S25 the port's MTU, without br_netfilter": Fault(
-        "port_mtu_too_small", "sysctl -qw net.bridge.bridge-nf-call-iptables=0; ip link set {p2} mtu 1000",
-        "ip link set {p2} mtu 1500; sysctl -qw net.bridge.bridge-nf-call-iptables=1", "c1 c2 -s 1200",
+        "port_mtu_too_small", "sysctl -qw net.bridge.bridge-nf-call-iptables=0; ip link set {p2} mtu 1300",
+        "ip link set {p2} mtu 1500; sysctl -qw net.bridge.bridge-nf-call-iptables=1", "c1 c2 -s 1400",
         ("dropped", "host", "NOT_SPECIFIED"), "ip link set {p2} mtu 1500"),
     "S25 the port's MTU, IPv6": Fault(
         "port_mtu_too_small", "ip link set {p2} mtu 1300", "ip link set {p2} mtu 1500; {c1} ip -6 route flush cache",
