@@ -13,6 +13,7 @@ from tests.unit.recording import Recording, load
 from tracer.journey import causes as table, reasons
 from tracer.journey.causes import CAUSES, LAST_RESORTS, NAMES, REMARKS, explain, explain_failure
 from tracer.model.journey import Cause, End, Journey, Result, Rule, Stage
+from tracer.model.layout import Place
 from tracer.model.probes import Missing
 from tracer.model.topology import (
     Attachment,
@@ -421,6 +422,20 @@ def test_what_never_left() -> None:
     refused = explain_failure("EINVAL", black, "203.0.113.1", run.topology)
     assert refused and refused.name == "route_refuses"
     assert explain_failure("EPERM", bare, "203.0.113.1", run.topology) is None
+
+
+def test_what_conntrack_calls_invalid() -> None:
+    run = Run("outside")
+    assert "INVALID" not in {h.conntrack for j in run.journeys for h in j.hops}
+    recording = run.recording
+    first = next(e for e in recording.events if e.place == Place.HOOK and e.conntrack)
+    later = [e._replace(conntrack=0, conntrack_info=0, tuples=b"") if e.conntrack and e.time > first.time else e
+             for e in recording.events]
+    journeys = replace(recording, events=later).journeys()
+    request = next(j for j in journeys if j.kind == "request")
+    assert [h.stage for h in request.hops if h.conntrack == "INVALID" and h.node == "host"] == [Stage.PREROUTING]
+    found = explain([request], run.topology, {1})[0].end.causes
+    assert "invalid_skips_nat" in [c.name for c in found]
 
 
 # the table itself --------------------------------------------------------------------------------------------------------

@@ -157,7 +157,9 @@ def _errors(case: Case) -> list[str]:
 @cause
 def conntrack_full(case: Case) -> Found:
     most, now = (case.sysctl(case.space, f"net.netfilter.nf_conntrack_{name}") for name in ("max", "count"))
-    if not case.by("NETFILTER_DROP") or case.rule or not most or not now or int(now) < int(most) or case.space is None:
+    if not case.by("NETFILTER_DROP") or case.rule or case.space is None or not (most or "").isdecimal():
+        return None
+    if not most or not now or not now.isdecimal() or int(now) < int(most):
         return None
     return (f"The connection tracking table of {case.name(case.space)} is full: new connections are dropped.",
             [f"nf_conntrack_count {now}, nf_conntrack_max {most}", "no rule was seen to drop it"],
@@ -473,12 +475,22 @@ def _sides(case: Case) -> list[tuple[Namespace, Link]]:
     return [(namespace, link) for namespace, link in found if namespace and link and not link.loopback]
 
 
+_NO_PORT = ("br_handle_frame_finish", "__br_forward", "br_forward")
+
+
+def _switching(case: Case) -> bool:
+    """Was it dropped where a bridge or a device may have had no way on for it?"""
+    return _waits(case) or case.by("NO_TX_TARGET", "OTHERHOST", "DEV_READY", functions=(
+        *_NO_PORT, "br_dev_queue_push_xmit", "__dev_forward_skb2", "noop_enqueue"))
+
+
 @cause
 def bridge_down(case: Case) -> Found:
     if not (case.lost or case.silent) or case.journey.kind not in ("request", "reply", "arp", "relay"):
         return None
     stopped = case.by("BRIDGE_INGRESS_STP_STATE", functions=("br_handle_frame",))
-    if not stopped and (case.by("NETFILTER_DROP") or (case.target and case.reached(case.target))):
+    astray = case.by("IP_INNOROUTES", "IP_OUTNOROUTES", "IP_INADDRERRORS", functions=("ip_error", "ip6_pkt_discard"))
+    if not stopped and ((case.dropped and not (astray or _switching(case))) or (case.target and case.reached(case.target))):
         return None
     for namespace, link in _sides(case):
         on = (namespace, link) if link.kind == "bridge" else case.bridge_of(namespace, link)
@@ -492,7 +504,7 @@ def bridge_down(case: Case) -> Found:
 @cause
 def port_down(case: Case) -> Found:
     target = case.target
-    if not (case.lost or case.silent) or target is None or case.reached(target) or case.by("NETFILTER_DROP"):
+    if not case.silent or target is None or case.reached(target) or (case.dropped and not _switching(case)):
         return None
     goal = parsed(case.packet.dst)
     inner = target.owner_of(goal) if goal else None
@@ -664,9 +676,6 @@ def port_blocked(case: Case) -> Found:
     return None
 
 
-_NO_PORT = ("br_handle_frame_finish", "__br_forward", "br_forward")
-
-
 @cause
 def ports_isolated(case: Case) -> Found:
     ports = [port for side in _sides(case) if (port := case.outer(side[1]))]
@@ -714,9 +723,9 @@ def port_mtu_too_small(case: Case) -> Found:
 
 @cause
 def wrong_mac(case: Case) -> Found:
-    if case.journey.kind not in ("request", "reply") or not (
+    if not case.silent or case.journey.kind not in ("request", "reply") or not (
             case.by("OTHERHOST", functions=("ip_rcv_core", "ip_rcv", "ip6_rcv_core")) or (
-                case.lost and any(h.stage is Stage.L2_FLOOD for h in case.journey.hops))):
+                not case.dropped and any(h.stage is Stage.L2_FLOOD for h in case.journey.hops))):
         return None
     source = case.source
     first = next((h.route for h in case.journey.hops if h.route and source and h.netns == source.inode), None)
@@ -980,7 +989,7 @@ def source_not_translated(case: Case) -> Found:
             h.rewrite and h.rewrite.src for h in case.journey.hops) or host.has(case.packet.src):
         return None
     end = case.space
-    if case.delivered and end and not case.no_way(end, case.packet.src):
+    if invalid_skips_nat(case) or (case.delivered and end and not case.no_way(end, case.packet.src)):
         return None  # who has it knows a way back
     bridge = next(link for link in host.links.values() if inside in link.addresses)
     network = case.network(bridge.name)
@@ -1009,7 +1018,7 @@ def no_way_back(case: Case) -> Found:
 @cause
 def invalid_skips_nat(case: Case) -> Found:
     hop = next((h for h in case.journey.hops if h.conntrack == "INVALID"), None)
-    if hop is None or not (case.dropped or case.silent):
+    if hop is None or not (case.dropped or case.silent) or any(h.rewrite for h in case.journey.hops):
         return None
     return (f"Connection tracking of {hop.node} calls it INVALID, as it fits no connection that it saw begin: NAT left its "
             "addresses as they were.", [f"conntrack INVALID at {hop.stage.value} of {hop.node}"], None)
