@@ -186,7 +186,7 @@ def network_internal(case: Case) -> Found:
         return None
     return (f"The network {inside[0].name} is internal: nothing gets into it or out of it.",
             (f"{inside[0].device} is the bridge of {inside[0].name}, created with --internal", *_text(case.rule)),
-            _connect(case) or _connect_source(case, inside[0].name))
+            _connect(case) or _connect_source(case))
 
 
 @cause
@@ -221,9 +221,14 @@ def _connect(case: Case) -> str | None:
     return f"docker network connect {shlex.quote(networks[0])} {source.name}" if source and networks else None
 
 
-def _connect_source(case: Case, internal: str) -> str | None:
-    source = case.container(case.source) if case.source else None
-    other = next((n.name for n in case.topology.networks if n.driver == "bridge" and not n.internal), None)
+def _open_network(topology: Topology) -> str | None:
+    """A network of the engine that leads out: the default one, if there is."""
+    names = [n.name for n in topology.networks if n.driver == "bridge" and not n.internal]
+    return "bridge" if "bridge" in names else next(iter(names), None)
+
+
+def _connect_source(case: Case) -> str | None:
+    source, other = case.container(case.source) if case.source else None, _open_network(case.topology)
     return f"docker network connect {shlex.quote(other)} {source.name}" if source and other else None
 
 
@@ -1126,8 +1131,7 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
         names = ", ".join(n.name for n in networks)
         sentence = f"{name} is on {names} only, which is internal and gives it no default route: no packet was made."
         evidence.append(f"{names} was created with --internal")
-        other = next((n.name for n in topology.networks if n.driver == "bridge" and not n.internal), "NETWORK")
-        mend = f"docker network connect {shlex.quote(other)} {name}"
+        mend = f"docker network connect {shlex.quote(_open_network(topology) or 'NETWORK')} {name}"
     elif container and container.network_mode == "none":
         sentence = f"{name} runs without a network (--network none): no packet was made."
         mend = f"docker network disconnect none {name} && docker network connect bridge {name}"
