@@ -10,6 +10,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace
 from tests.functional.engine import Engine
+from tests.functional.pinging import answers
 from tests.functional.way import Output, read
 
 Ping = Callable[..., Output]
@@ -58,11 +59,11 @@ FAULTS = {
         "ip address replace 172.17.0.1/16 dev docker0", f"c1 {OUTSIDE}", ("unknown", "c1", None),
         "ip address add 172.17.0.1/16 dev docker0"),
     "S25 the port's MTU": Fault(
-        "port_mtu_too_small", "ip link set {p2} mtu 1000", "ip link set {p2} mtu 1500", "c1 c2 -s 1200",
+        "port_mtu_too_small", "ip link set {p2} mtu 1300", "ip link set {p2} mtu 1500", "c1 c2 -s 1400",
         ("dropped", "host", "NOT_SPECIFIED"), "ip link set {p2} mtu 1500"),
     "S25 the port's MTU, without br_netfilter": Fault(
-        "port_mtu_too_small", "sysctl -qw net.bridge.bridge-nf-call-iptables=0; ip link set {p2} mtu 1000",
-        "ip link set {p2} mtu 1500; sysctl -qw net.bridge.bridge-nf-call-iptables=1", "c1 c2 -s 1200",
+        "port_mtu_too_small", "sysctl -qw net.bridge.bridge-nf-call-iptables=0; ip link set {p2} mtu 1300",
+        "ip link set {p2} mtu 1500; sysctl -qw net.bridge.bridge-nf-call-iptables=1", "c1 c2 -s 1400",
         ("dropped", "host", "NOT_SPECIFIED"), "ip link set {p2} mtu 1500"),
     "S25 the port's MTU, IPv6": Fault(
         "port_mtu_too_small", "ip link set {p2} mtu 1300", "ip link set {p2} mtu 1500; {c1} ip -6 route flush cache",
@@ -173,12 +174,14 @@ def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_fault_its_cause_and_its_mend(what: str, ping: Ping, engine: Engine, words: dict[str, str]) -> None:
     fault = FAULTS[what]
+    for address in ("172.17.0.1", "172.17.0.3", "fd00:17::1", words["six"].partition("/")[0]):  # so that c1 knows their MACs
+        assert answers(f"/proc/{engine.pid('c1')}/ns/net", address), f"{address} does not answer before there is a fault"
     run(engine, words, fault.build)
     try:
         output = ping(fault.ping, fault.status)
         end = output.only(fault.kind)["end"]
         result, node, reason = fault.end
-        assert (end["result"], end["node"] if node else None, end["reason"]) == (result, node, reason)
+        assert (end["result"], end["node"] if node else None, end["reason"]) == (result, node, reason), end
         assert (end["cause"], [c["name"] for c in end["causes"]]) == (fault.name, [fault.name]), end
         assert end["causes"][0]["evidence"]
         if fault.mend:

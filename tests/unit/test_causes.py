@@ -13,6 +13,7 @@ from tests.unit.recording import Recording, load
 from tracer.journey import causes as table, reasons
 from tracer.journey.causes import CAUSES, LAST_RESORTS, NAMES, REMARKS, explain, explain_failure
 from tracer.model.journey import Cause, End, Journey, Result, Rule, Stage
+from tracer.model.layout import Place
 from tracer.model.probes import Missing
 from tracer.model.topology import (
     Attachment,
@@ -66,7 +67,7 @@ class Run:
         self.topology = replace(self.topology, **changes)
         return self
 
-    def link(self, name: str, device: str, **changes: Any) -> Run:
+    def link(self, name: str, device: str, /, **changes: Any) -> Run:
         links = self.space(name).links
         return self.read(name, links={i: replace(link, **changes) if link.name == device else link
                                       for i, link in links.items()})
@@ -321,6 +322,13 @@ def test_ports_of_a_bridge() -> None:
     assert run.link("host", two, port=None, up=False).names() == ["port_down"]
 
 
+def test_a_device_s_name_is_one_word_of_a_command() -> None:
+    run = Run("one_bridge").without("reply").ended("host", Stage.PREROUTING, reason="NO_TX_TARGET",
+                                                   function="br_handle_frame_finish")
+    (found,) = run.link("host", run.port_of("c2"), name="a;reboot", up=False).causes()
+    assert found.mend == "ip link set 'a;reboot' up"
+
+
 # transport and silence ---------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +422,21 @@ def test_what_never_left() -> None:
     refused = explain_failure("EINVAL", black, "203.0.113.1", run.topology)
     assert refused and refused.name == "route_refuses"
     assert explain_failure("EPERM", bare, "203.0.113.1", run.topology) is None
+
+
+def test_what_conntrack_calls_invalid() -> None:
+    run = Run("outside")
+    assert "INVALID" not in {h.conntrack for j in run.journeys for h in j.hops}
+    recording = run.recording
+    first = next(e for e in recording.events if e.place == Place.HOOK and e.conntrack)
+    later = [e._replace(conntrack=0, conntrack_info=0, tuples=b"") if e.conntrack and e.time > first.time else e
+             for e in recording.events]
+    journeys = replace(recording, events=later).journeys()
+    request = next(j for j in journeys if j.kind == "request")
+    assert [h.stage for h in request.hops if h.conntrack == "INVALID" and h.node == "host"] == [Stage.PREROUTING]
+    assert explain([request], run.topology, {1})[0].end.causes[0].name != "invalid_skips_nat"  # it was translated
+    plain = replace(request, hops=tuple(replace(h, rewrite=None) for h in request.hops))
+    assert "invalid_skips_nat" in [c.name for c in explain([plain], run.topology, {1})[0].end.causes]
 
 
 # the table itself --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests.unit import test_render_fixtures as given
-from tracer.model.journey import Journey
+from tracer.model.journey import Cause, Journey
 from tracer.render.base import Renderer
 from tracer.render.text import TextRenderer
 
@@ -155,3 +155,19 @@ def test_wide_characters_count_as_two_columns() -> None:
 if __name__ == "__main__":
     for each in WIDTHS:
         screen(each).write_text(run(each))
+
+
+CAUSED = replace(given.DROPPED, end=replace(given.DROPPED.end, causes=(
+    Cause("networks_isolated", "c1 and c3 are on different Docker networks, which Docker isolates.", ("network web: br-1",),
+          "docker network connect web c1"), Cause("other", "c1\x1b[31m is [red]paused[/red]."))))
+
+
+def test_causes_below_the_end() -> None:
+    assert shown(CAUSED)[-3:] == [
+        "  cause: c1 and c3 are on different Docker networks, which Docker isolates.",
+        "  mend:  docker network connect web c1",
+        "  or:    c1\\x1b[31m is [red]paused[/red]."]
+    assert shown(CAUSED, verbose=True)[-4:-1] == [
+        "  cause: c1 and c3 are on different Docker networks, which Docker isolates.", "  seen:  network web: br-1",
+        "  mend:  docker network connect web c1"]
+    assert "  mend:  docker network connect web c1" in shown(CAUSED, 40)  # in one piece, to be copied

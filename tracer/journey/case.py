@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,9 +97,11 @@ class Case:
         word = "network" if len(networks) == 1 else "networks"
         return f"{self.name(namespace)} ({word} {', '.join(networks)})" if networks else self.name(namespace)
 
-    def run(self, namespace: Namespace, command: str) -> str:
-        """The command, to be typed at the host, that does this in the namespace."""
-        return command if namespace.inode == self.topology.host else f"nsenter --net={namespace.path} {command}"
+    def run(self, namespace: Namespace, command: str, *words: str) -> str:
+        """The command, to be pasted into a shell of the host, that does this in the namespace. `words` stand for its {}:
+        names of devices are anybody's choice, and a shell must not read more in them."""
+        command = command.format(*map(shlex.quote, words)) if words else command
+        return command if namespace.inode == self.topology.host else f"nsenter --net={shlex.quote(namespace.path)} {command}"
 
     # the engine's view -------------------------------------------------------------------------------------------------
 

@@ -157,7 +157,9 @@ def _errors(case: Case) -> list[str]:
 @cause
 def conntrack_full(case: Case) -> Found:
     most, now = (case.sysctl(case.space, f"net.netfilter.nf_conntrack_{name}") for name in ("max", "count"))
-    if not case.by("NETFILTER_DROP") or case.rule or not most or not now or int(now) < int(most) or case.space is None:
+    if not case.by("NETFILTER_DROP") or case.rule or case.space is None or not (most or "").isdecimal():
+        return None
+    if not most or not now or not now.isdecimal() or int(now) < int(most):
         return None
     return (f"The connection tracking table of {case.name(case.space)} is full: new connections are dropped.",
             [f"nf_conntrack_count {now}, nf_conntrack_max {most}", "no rule was seen to drop it"],
@@ -184,7 +186,7 @@ def network_internal(case: Case) -> Found:
         return None
     return (f"The network {inside[0].name} is internal: nothing gets into it or out of it.",
             (f"{inside[0].device} is the bridge of {inside[0].name}, created with --internal", *_text(case.rule)),
-            _connect(case) or _connect_source(case, inside[0].name))
+            _connect(case) or _connect_source(case))
 
 
 @cause
@@ -206,7 +208,7 @@ def networks_isolated(case: Case) -> Found:
 def _refused_between_networks(case: Case) -> bool:
     """Stopped in the host's FORWARD, by a rule of Docker's own or one that is not known, between two devices."""
     rule = case.rule
-    docker = rule is None or (rule.owner or "").startswith("Docker") or (
+    docker = rule is None or _whose(rule) == "Docker" or (
         rule.chain.startswith("DOCKER") and rule.chain != "DOCKER-USER")
     return bool(case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and docker
                 and not (rule and rule.policy) and case.came_by and case.goes_by and case.came_by != case.goes_by)
@@ -219,9 +221,14 @@ def _connect(case: Case) -> str | None:
     return f"docker network connect {shlex.quote(networks[0])} {source.name}" if source and networks else None
 
 
-def _connect_source(case: Case, internal: str) -> str | None:
-    source = case.container(case.source) if case.source else None
-    other = next((n.name for n in case.topology.networks if n.driver == "bridge" and not n.internal), None)
+def _open_network(topology: Topology) -> str | None:
+    """A network of the engine that leads out: the default one, if there is."""
+    names = [n.name for n in topology.networks if n.driver == "bridge" and not n.internal]
+    return "bridge" if "bridge" in names else next(iter(names), None)
+
+
+def _connect_source(case: Case) -> str | None:
+    source, other = case.container(case.source) if case.source else None, _open_network(case.topology)
     return f"docker network connect {shlex.quote(other)} {source.name}" if source and other else None
 
 
@@ -322,8 +329,8 @@ def docker_chains_missing(case: Case) -> Found:
     network = case.network(case.came_by) or case.network(case.goes_by)
     if not (case.dropped and case.at_host and case.version == 4 and network and last and rule and rule.policy):
         return None
-    if rule.chain != "FORWARD" or last.rules_unknown or any(
-            "DOCKER" in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules):
+    docker = any("DOCKER" in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules)
+    if rule.chain != "FORWARD" or last.rules_unknown or docker:
         return None
     return (f"Docker's rules are gone from {_chain(rule)}, as after a firewall was reloaded or flushed: nothing accepts the "
             f"packets of {network.name}, and the policy is DROP.",
@@ -372,10 +379,15 @@ def firewall_rule(case: Case) -> Found:
             direct_access_blocked, network_internal, networks_isolated, icc_off, port_not_published, accepted_then_dropped,
             docker_user_rule, host_input_blocked, chain_policy)):
         return None
-    whose = f"of {rule.owner} " if rule.owner else ""
+    whose = f"of {_whose(rule)} " if _whose(rule) not in (None, "a person") else ""
     where = "" if case.at_host else f" of {case.name(case.space)} itself"
     verb = {"dropped": "drops", "rejected": "rejects"}[_verb(rule)]
     return f"A rule {whose}in {_chain(rule)}{where} {verb} it.", _text(rule), _delete(case, rule)
+
+
+def _whose(rule: Rule) -> str | None:
+    """"Docker" of "Docker, network web"."""
+    return rule.owner.partition(",")[0] if rule.owner else None
 
 
 def _chain(rule: Rule) -> str:
@@ -405,9 +417,10 @@ def _of_iptables(rule: Rule) -> bool:
 def _delete(case: Case, rule: Rule) -> str | None:
     """Whose rule it is decides by what to change it."""
     owned = {"ufw": "change it with `ufw status numbered` and `ufw delete`", "firewalld": "change it with `firewall-cmd`"}
-    if rule.owner in owned:
-        return owned[rule.owner]
-    if rule.owner not in (None, "a person") or case.space is None:
+    whose = _whose(rule)
+    if whose in owned:
+        return owned[whose]
+    if whose not in (None, "a person") or case.space is None:
         return None
     text = rule.rule or ""
     if _of_iptables(rule) and text.startswith("-A "):
@@ -426,15 +439,18 @@ def _allow(case: Case, rule: Rule) -> str | None:
     here = case.came_by if case.stage in (Stage.INPUT, Stage.FORWARD) else None
     there = case.goes_by if case.stage in (Stage.OUTPUT, Stage.FORWARD) else None
     ports = packet.dport is not None and case.stage is Stage.INPUT
-    if rule.owner == "ufw" and case.stage is Stage.INPUT and here:
-        return f"ufw allow in on {here}" + (f" to any port {packet.dport} proto {packet.proto}" if ports else "")
-    if rule.owner == "firewalld" and here:
-        return f"firewall-cmd --zone=docker --change-interface={here}"
+    if _whose(rule) == "ufw" and case.stage is Stage.INPUT and here:
+        port = f" to any port {packet.dport} proto {packet.proto}" if ports else ""
+        return f"ufw allow in on {shlex.quote(here)}{port}"
+    if _whose(rule) == "firewalld" and here:
+        return f"firewall-cmd --zone=docker --change-interface={shlex.quote(here)}"
     if _of_iptables(rule):
         user = case.stage is Stage.FORWARD and any(r.chain == "DOCKER-USER" for r in last.rules)
         return case.run(case.space, " ".join(filter(None, (
-            f"{_tool(case, rule)} -I {'DOCKER-USER' if user else last.stage.value.upper()}", here and f"-i {here}",
-            there and f"-o {there}", f"-p {packet.proto} --dport {packet.dport}" if ports else "", "-j ACCEPT"))))
+            _tool(case, rule), f"-t {rule.table}" if rule.table != "filter" else "",
+            f"-I {'DOCKER-USER' if user else last.stage.value.upper()}", here and f"-i {shlex.quote(here)}",
+            there and f"-o {shlex.quote(there)}", f"-p {packet.proto} --dport {packet.dport}" if ports else "",
+            "-j ACCEPT"))))
     base = next((r.chain for r in last.rules if (r.family, r.table) == (rule.family, rule.table)), rule.chain)
     return case.run(case.space, "nft insert rule " + shlex.quote(" ".join(filter(None, (
         rule.family, rule.table, base, here and f'iifname "{here}"', there and f'oifname "{there}"',
@@ -464,26 +480,36 @@ def _sides(case: Case) -> list[tuple[Namespace, Link]]:
     return [(namespace, link) for namespace, link in found if namespace and link and not link.loopback]
 
 
+_NO_PORT = ("br_handle_frame_finish", "__br_forward", "br_forward")
+
+
+def _switching(case: Case) -> bool:
+    """Was it dropped where a bridge or a device may have had no way on for it?"""
+    return _waits(case) or case.by("NO_TX_TARGET", "OTHERHOST", "DEV_READY", functions=(
+        *_NO_PORT, "br_dev_queue_push_xmit", "__dev_forward_skb2", "noop_enqueue"))
+
+
 @cause
 def bridge_down(case: Case) -> Found:
     if not (case.lost or case.silent) or case.journey.kind not in ("request", "reply", "arp", "relay"):
         return None
     stopped = case.by("BRIDGE_INGRESS_STP_STATE", functions=("br_handle_frame",))
-    if not stopped and (case.by("NETFILTER_DROP") or (case.target and case.reached(case.target))):
+    astray = case.by("IP_INNOROUTES", "IP_OUTNOROUTES", "IP_INADDRERRORS", functions=("ip_error", "ip6_pkt_discard"))
+    if not stopped and ((case.dropped and not (astray or _switching(case))) or (case.target and case.reached(case.target))):
         return None
     for namespace, link in _sides(case):
         on = (namespace, link) if link.kind == "bridge" else case.bridge_of(namespace, link)
         if on and not on[1].up:
             where = case.name(on[0])
             return (f"The bridge {on[1].name} of {where} is down: it neither switches frames nor takes any for {where}.",
-                    [f"{on[1].name}: state down (ip link)"], case.run(on[0], f"ip link set {on[1].name} up"))
+                    [f"{on[1].name}: state down (ip link)"], case.run(on[0], "ip link set {} up", on[1].name))
     return None
 
 
 @cause
 def port_down(case: Case) -> Found:
     target = case.target
-    if not (case.lost or case.silent) or target is None or case.reached(target) or case.by("NETFILTER_DROP"):
+    if not case.silent or target is None or case.reached(target) or (case.dropped and not _switching(case)):
         return None
     goal = parsed(case.packet.dst)
     inner = target.owner_of(goal) if goal else None
@@ -493,7 +519,7 @@ def port_down(case: Case) -> Found:
     for namespace, link in (port, (target, inner)):
         if not link.up:
             return (f"{link.name} of {case.name(namespace)}, between the bridge and {case.name(target)}, is down.",
-                    [f"{link.name}: state down (ip link)"], case.run(namespace, f"ip link set {link.name} up"))
+                    [f"{link.name}: state down (ip link)"], case.run(namespace, "ip link set {} up", link.name))
     return None
 
 
@@ -515,7 +541,7 @@ def forwarding_off(case: Case) -> Found:
         sentence = f"{case.name(space)} does not forward packets from one device to another: {name} is 0."
     else:
         sentence = f"{case.name(space)} got a packet that is not for it, and containers do not forward: {name} is 0."
-    return sentence, [f"{setting} = 0"], case.run(space, f"sysctl -w {name}=1")
+    return sentence, [f"{setting} = 0"], case.run(space, "sysctl -w {}", f"{name}=1")
 
 
 def _forwarding(case: Case) -> str:
@@ -558,8 +584,8 @@ def no_route(case: Case) -> Found:
         f": {down[0]}, whose subnet it is in, is down." if down else "."),
             [case.route_hop.detail if case.route_hop else "",
              *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")],
-            case.run(space, f"ip link set {down[0]} up" if down else
-                     f"ip {'-6 ' if case.version == 6 else ''}route add {case.packet.dst} via GATEWAY"))
+            case.run(space, "ip link set {} up", down[0]) if down else
+            case.run(space, f"ip {'-6 ' if case.version == 6 else ''}route add {case.packet.dst} via GATEWAY"))
 
 
 def _failed(hop: Hop | None) -> bool:
@@ -577,15 +603,15 @@ def reverse_path(case: Case) -> Found:
     expected = space.links.get(row.ifindex) if row and row.ifindex else None
     read = {name: value for name in ("all", _dots(device))
             if (value := case.sysctl(space, f"net.ipv4.conf.{name}.rp_filter"))}
+    strict = [name for name, value in read.items() if value == "1"] or [_dots(device)]
     way = f"its route to {case.packet.src} leads by {expected.name}" if expected and expected.name != device else \
         f"it has no route to {case.packet.src} by {device}"
     return (f"{case.name(space)} does not believe that {case.packet.src} is behind {device}: {way}, and the reverse path "
             "filter is on.",
             (*(f"net.ipv4.conf.{name}.rp_filter = {value}" for name, value in read.items()),
              *([f"route {row.destination} dev {expected.name}"] if row and expected else [])),
-            case.run(space, "sysctl -w " + " ".join(f"net.ipv4.conf.{name}.rp_filter=2" for name, value in read.items()
-                                                    if value == "1") if "1" in read.values() else
-                     f"sysctl -w net.ipv4.conf.{_dots(device)}.rp_filter=2"))
+            case.run(space, "sysctl -w" + " {}" * len(strict), *(f"net.ipv4.conf.{name}.rp_filter=2" for name in strict)))
+
 
 
 @cause
@@ -611,7 +637,7 @@ def martian(case: Case) -> Found:
     return (f"{case.name(case.space)} refuses the packet's addresses: {said}.",
             [f"{case.packet.src} to {case.packet.dst}",
              *([f"{setting} = {value}"] if local and (value := case.sysctl(case.space, setting)) else [])],
-            case.run(case.space, f"sysctl -w {setting}=1") if local else None)
+            case.run(case.space, "sysctl -w {}", f"{setting}=1") if local else None)
 
 
 @cause
@@ -651,11 +677,8 @@ def port_blocked(case: Case) -> Found:
         if link.up and link.carrier and link.port and link.port.state not in ("forwarding", "disabled"):
             return (f"The bridge's port {link.name} is in the state {link.port.state}: it passes no packets.",
                     [f"{link.name}: state {link.port.state} (bridge link)"],
-                    case.run(namespace, f"bridge link set dev {link.name} state 3"))
+                    case.run(namespace, "bridge link set dev {} state 3", link.name))
     return None
-
-
-_NO_PORT = ("br_handle_frame_finish", "__br_forward", "br_forward")
 
 
 @cause
@@ -668,7 +691,7 @@ def ports_isolated(case: Case) -> Found:
         return None
     return (f"{one.name} and {other.name} are isolated ports: their bridge passes nothing between them.",
             [f"{link.name}: isolated on (bridge -d link)" for link in (one, other)],
-            case.run(namespace, f"bridge link set dev {other.name} isolated off"))
+            case.run(namespace, "bridge link set dev {} isolated off", other.name))
 
 
 @cause
@@ -682,7 +705,7 @@ def hairpin_off(case: Case) -> Found:
     name = port[1].name
     return (f"{case.name(case.target)} reaches itself through its bridge, but a frame may not leave by the port that it "
             f"came by: {name} has no hairpin mode.", [f"{name}: hairpin off (bridge -d link)"],
-            case.run(port[0], f"bridge link set dev {name} hairpin on"))
+            case.run(port[0], "bridge link set dev {} hairpin on", name))
 
 
 @cause
@@ -699,15 +722,15 @@ def port_mtu_too_small(case: Case) -> Found:
             quiet = "" if case.errors else ": a bridge drops what does not fit, and tells nobody"
             return (f"The packet has {length} bytes, and {link.name} takes no more than {link.mtu}{quiet}.",
                     [f"MTU of {link.name}: {link.mtu}", f"length of the packet: {length}"],
-                    case.run(namespace, f"ip link set {link.name} mtu {max(mtu, length)}"))
+                    case.run(namespace, "ip link set {} mtu {}", link.name, str(max(mtu, length))))
     return None
 
 
 @cause
 def wrong_mac(case: Case) -> Found:
-    if case.journey.kind not in ("request", "reply") or not (
+    if not case.silent or case.journey.kind not in ("request", "reply") or not (
             case.by("OTHERHOST", functions=("ip_rcv_core", "ip_rcv", "ip6_rcv_core")) or (
-                case.lost and any(h.stage is Stage.L2_FLOOD for h in case.journey.hops))):
+                not case.dropped and any(h.stage is Stage.L2_FLOOD for h in case.journey.hops))):
         return None
     source = case.source
     first = next((h.route for h in case.journey.hops if h.route and source and h.netns == source.inode), None)
@@ -723,7 +746,7 @@ def wrong_mac(case: Case) -> Found:
     whose = f"{case.name(owner)} has {has.mac}" if owner and has else f"nobody known has {hop}"
     return (f"{case.name(source)} sends it to the MAC {row.mac}, which no device known has: its neighbour table says that "
             f"this is {hop}, while {whose}.", [f"{hop} lladdr {row.mac} {row.state} (ip neigh of {case.name(source)})"],
-            case.run(source, f"ip neigh del {hop} dev {device.name}"))
+            case.run(source, "ip neigh del {} dev {}", hop, device.name))
 
 
 # neighbours -------------------------------------------------------------------------------------------------------------
@@ -765,7 +788,7 @@ def bridge_without_address(case: Case) -> Found:
     length = subnet.prefixlen if subnet else "PREFIX"
     return (f"{bridge[1].name} of {case.name(bridge[0])} has no IPv{case.version} address: nobody is the gateway "
             f"{case.next_hop}.", (*_asking(case), f"{bridge[1].name}: no address (ip address)"),
-            case.run(bridge[0], f"ip address add {case.next_hop}/{length} dev {bridge[1].name}"))
+            case.run(bridge[0], "ip address add {} dev {}", f"{case.next_hop}/{length}", bridge[1].name))
 
 
 def _bridge_asked(case: Case) -> tuple[Namespace, Link] | None:
@@ -789,7 +812,7 @@ def wrong_gateway(case: Case) -> Found:
     row = _prefix(case.route.destination) if case.route else "default"
     return (f"The gateway {gateway} of {case.name(space)}'s route ({row} via {gateway} dev {dev}) does not answer, and "
             "nobody known has its address.", _asking(case),
-            case.run(space, f"ip {six}route replace {row} via {own} dev {dev}") if own else None)
+            case.run(space, f"ip {six}route replace {row} via {own} dev {{}}", dev) if own and dev else None)
 
 
 @cause
@@ -817,7 +840,7 @@ def neighbor_does_not_answer(case: Case) -> Found:
     return (f"{case.name(owner)} got the question for {case.next_hop}, its own address, and did not answer" + (
         ": arp_ignore tells it not to." if read else "."),
             (*_asking(case), *(f"{name} = {value} in {case.name(owner)}" for name, value in read.items())),
-            case.run(owner, "sysctl -w " + " ".join(f"{name}=0" for name in read)) if read else None)
+            case.run(owner, "sysctl -w" + " {}" * len(read), *(f"{name}=0" for name in read)) if read else None)
 
 
 @cause
@@ -918,7 +941,7 @@ def _by_reason(name: str) -> Check:
             return None
         words = WORDS[end.reason or ""]
         return (f"{words[0].upper()}{words[1:]}, in {case.name(case.space)}.", [f"{end.reason}, {place(end.function)}"],
-                case.run(case.space, mend.replace("DEVICE", end.device or "DEVICE"))
+                case.run(case.space, mend.replace("DEVICE", shlex.quote(end.device or "DEVICE")))
                 if mend and mend.startswith(("tc ", "ip ", "sysctl ")) else mend)
 
     check.__name__ = name
@@ -971,7 +994,7 @@ def source_not_translated(case: Case) -> Found:
             h.rewrite and h.rewrite.src for h in case.journey.hops) or host.has(case.packet.src):
         return None
     end = case.space
-    if case.delivered and end and not case.no_way(end, case.packet.src):
+    if invalid_skips_nat(case) or (case.delivered and end and not case.no_way(end, case.packet.src)):
         return None  # who has it knows a way back
     bridge = next(link for link in host.links.values() if inside in link.addresses)
     network = case.network(bridge.name)
@@ -981,7 +1004,7 @@ def source_not_translated(case: Case) -> Found:
             "this host knows a way back: no MASQUERADE rule changed it.",
             ["its source address did not change at the host", *([f"{case.name(end)} has no route to {source}"]
                                                                   if case.delivered and end else [])],
-            f"ip{six}tables -t nat -A POSTROUTING -s {inside.network} ! -o {bridge.name} -j MASQUERADE")
+            case.run(host, f"ip{six}tables -t nat -A POSTROUTING -s {inside.network} ! -o {{}} -j MASQUERADE", bridge.name))
 
 
 @cause
@@ -1000,7 +1023,7 @@ def no_way_back(case: Case) -> Found:
 @cause
 def invalid_skips_nat(case: Case) -> Found:
     hop = next((h for h in case.journey.hops if h.conntrack == "INVALID"), None)
-    if hop is None or not (case.dropped or case.silent):
+    if hop is None or not (case.dropped or case.silent) or any(h.rewrite for h in case.journey.hops):
         return None
     return (f"Connection tracking of {hop.node} calls it INVALID, as it fits no connection that it saw begin: NAT left its "
             "addresses as they were.", [f"conntrack INVALID at {hop.stage.value} of {hop.node}"], None)
@@ -1089,7 +1112,7 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
     goal, name = parsed(destination), topology.node(source.inode)
     row = next(iter(rows(source, goal)), None) if goal else None
     container = next((c for c in topology.containers if c.name == name and c.network_mode != "host"), None)
-    enter = f"nsenter --net={source.path} " if source.inode != topology.host else ""
+    enter = f"nsenter --net={shlex.quote(source.path)} " if source.inode != topology.host else ""
     six = "-6 " if goal and goal.version == 6 else ""
     if row and row.kind in ("blackhole", "prohibit", "unreachable"):
         words = f"{row.kind} {_prefix(str(row.destination))}"
@@ -1108,15 +1131,14 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
         names = ", ".join(n.name for n in networks)
         sentence = f"{name} is on {names} only, which is internal and gives it no default route: no packet was made."
         evidence.append(f"{names} was created with --internal")
-        other = next((n.name for n in topology.networks if n.driver == "bridge" and not n.internal), "NETWORK")
-        mend = f"docker network connect {shlex.quote(other)} {name}"
+        mend = f"docker network connect {shlex.quote(_open_network(topology) or 'NETWORK')} {name}"
     elif container and container.network_mode == "none":
         sentence = f"{name} runs without a network (--network none): no packet was made."
         mend = f"docker network disconnect none {name} && docker network connect bridge {name}"
     elif down:
         sentence = f"{down.name} of {name} is down, and its routes with it: no packet was made."
         evidence.append(f"{down.name}: state down (ip link)")
-        mend = f"{enter}ip link set {down.name} up"
+        mend = f"{enter}ip link set {shlex.quote(down.name)} up"
     elif gateway := _gateway(source, topology, 6 if six else 4):
         mend = f"{enter}ip {six}route add default via {gateway}"
     return Cause("no_route_in_sender", sentence, tuple(evidence), mend)

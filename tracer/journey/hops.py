@@ -181,7 +181,10 @@ class HopReader:
         stopped_at = self._tables_behind(last)
         conntrack = None
         if any(point and point.conntrack for point in points):
-            conntrack = CONNTRACK.get(last.conntrack_info) if last.conntrack or last.conntrack_info == 7 else None
+            if last.conntrack or last.conntrack_info == 7:
+                conntrack = CONNTRACK.get(last.conntrack_info)
+            elif last.netns in self._tracks.tracking:  # others have an entry here, this one got none
+                conntrack = "INVALID"
         before, after = decode(first.protocol, first.packet[:first.captured]), \
             decode(last.protocol, last.packet[:last.captured])
         rewrite = Rewrite(

@@ -107,6 +107,7 @@ class Tracks:
         self.topology = topology
         self.events = 0
         self.lost = 0
+        self.tracking: set[int] = set()  # namespaces in which a packet had a conntrack entry
         self._begun = 0
         self._live: dict[int, Track] = {}  # by the kernel's journey number; a track of several skbs is there for each
         self._told: dict[int, None] = {}  # numbers of journeys that were told; their late events begin no new ones
@@ -123,6 +124,8 @@ class Tracks:
                 self._route(event)
                 continue
             self._devices[event.netns, event.ifindex] = device_name(event)
+            if event.place == Place.HOOK and event.conntrack:
+                self.tracking.add(event.netns)
             if event.place == Place.RECEIVE:
                 self._learn(event)
             track = self._live.get(event.journey)

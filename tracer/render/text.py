@@ -172,7 +172,11 @@ class TextRenderer:
 
     def _causes(self, said: Sequence[tuple[str, str]]) -> None:
         for label, text in said:
-            self._paragraph(self._text(f"{label:{_LABEL}}", _NAME) + self._text(text), first=2, rest=2 + _LABEL)
+            line = self._text(f"{label:{_LABEL}}", _NAME) + self._text(text)
+            if label == "mend:":  # not broken into lines: it is there to be copied
+                self._print([self._text("  ") + line])
+            else:
+                self._paragraph(line, first=2, rest=2 + _LABEL)
 
     def _text(self, text: str, style: str = "") -> Text:
         return Text(self._alphabet.show(text), style)
