@@ -6,16 +6,21 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
 from tests.unit.trace import every_kind, items, write
 from tracer.capture import layout, pcapng
+from tracer.capture.plain import ADDRESSES
 from tracer.capture.reader import Reader
 from tracer.capture.writer import Writer
 from tracer.errors import UserError
-from tracer.model.layout import EVENT
+from tracer.model.layout import EVENT, Event
 from tracer.model.probes import Batch
 from tracer.model.run import Begin, Item
 
@@ -34,6 +39,27 @@ def test_what_is_read_is_what_was_written(name: str, tmp_path: Path) -> None:
 
 def test_every_kind_of_item(tmp_path: Path) -> None:
     assert read(write(tmp_path / "run.pcapng", every_kind())) == (every_kind(), None)
+
+
+def test_every_type_of_a_run_has_its_json() -> None:
+    """A new member of the model of a type that the codec does not know must not be found by a user's recording."""
+    seen: set[Any] = set()
+
+    def walk(kind: Any) -> None:
+        if kind in seen or kind in (Event, type(None), Ellipsis):
+            return
+        seen.add(kind)
+        if is_dataclass(kind):
+            for hint in get_type_hints(kind).values():
+                walk(hint)
+        elif origin := get_origin(kind):
+            assert origin in (tuple, frozenset, list, Union, UnionType) or issubclass(origin, Mapping), kind
+            for argument in get_args(kind):
+                walk(argument)
+        else:
+            assert kind in (bool, int, float, str, bytes, *ADDRESSES), kind
+
+    walk(Item)
 
 
 def test_the_event_of_version_1() -> None:

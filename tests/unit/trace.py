@@ -14,7 +14,8 @@ from tracer.model.report import OnBridge, Place, Start
 from tracer.model.run import Answer, Begin, Finish, Item, Know, Sent, Sweep, Tell
 
 TRACE = Trace(4026531840, 7, "ip", "filter", "FORWARD", "rule", "drop", 12, network=b"E\0\0T", text="-j DROP")
-RISEN = {4026531840: Risen(4026531840, (CountedRule("ip", "filter", "FORWARD", "-j DROP", "DROP", 1),))}
+RISEN = {4026531840: Risen(4026531840, (CountedRule("ip", "filter", "FORWARD", "-j DROP", "DROP", 1),),
+                           frozenset({("ip", "filter", True), ("ip6", "nat", False)}))}
 
 
 def items(name: str = "one_bridge") -> list[Item]:

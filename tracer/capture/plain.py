@@ -12,7 +12,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
-_ADDRESSES = (IPv4Address, IPv6Address, IPv4Interface, IPv6Interface, IPv4Network, IPv6Network)
+ADDRESSES = (IPv4Address, IPv6Address, IPv4Interface, IPv6Interface, IPv4Network, IPv6Network)
 
 
 def to_json(value: Any) -> bytes:
@@ -31,13 +31,13 @@ def plain(value: Any) -> Any:
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, _ADDRESSES):
+    if isinstance(value, ADDRESSES):
         return str(value)
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):  # pairs: keys are no strings
         return [[plain(key), plain(item)] for key, item in value.items()]
-    return [plain(item) for item in value]
+    return [plain(item) for item in (sorted(value) if isinstance(value, frozenset) else value)]
 
 
 @cache
@@ -52,7 +52,7 @@ def members(given: Any, kind: type) -> dict[str, Any]:
 
 
 def typed(value: Any, kind: Any) -> Any:
-    """`value` of the JSON as a `kind`: data class, tuple, mapping, union, address, bytes, enum, or what JSON has itself.
+    """`value` of the JSON as a `kind`: data class, tuple, frozenset, mapping, union, address, bytes, enum, or what JSON has.
     Members that the class lacks are left out, those that it has a default for may be missing."""
     if is_dataclass(kind):
         return typing.cast(Any, kind)(**members(value, typing.cast(type, kind)))
@@ -65,11 +65,13 @@ def typed(value: Any, kind: Any) -> Any:
         if arguments[-1] is ...:
             return tuple(typed(item, arguments[0]) for item in _of(value, list))
         return tuple(typed(item, a) for item, a in zip(_of(value, list), arguments, strict=True))
+    if origin is frozenset:
+        return frozenset(typed(item, arguments[0]) for item in _of(value, list))
     if origin is not None and issubclass(origin, Mapping):
         return {typed(key, arguments[0]): typed(item, arguments[1]) for key, item in _of(value, list)}
     if kind is bytes:
         return bytes.fromhex(_of(value, str))
-    if kind in _ADDRESSES:
+    if kind in ADDRESSES:
         return kind(_of(value, str))
     if kind is float:
         return float(_of(value, int | float))
