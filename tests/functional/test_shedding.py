@@ -1,0 +1,109 @@
+"""More packets than are read in time: what is followed is followed whole, and what is not, is said."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from tests.functional.engine import NETNS, delete_namespace
+from tracer.kernel.probes import Probes
+from tracer.model.layout import Event, Place
+from tracer.model.selection import Selection
+from tracer.topology import netns
+
+A, B = (f"dnt{os.getpid()}-shed-{name}" for name in "ab")
+ADDRESSES = ip_address("10.9.0.1"), ip_address("10.9.0.2")
+TOKEN = 40000 // 64 * 64
+TO_PORT_9 = Selection(4, "udp", TOKEN, ADDRESSES, ADDRESSES[1], 9, ADDRESSES[0])
+
+
+@pytest.fixture
+def pair() -> Iterator[None]:
+    """Two namespaces with a veth pair."""
+    try:
+        for name in (A, B):
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "-n", A, "link", "add", "eth0", "type", "veth", "peer", "eth0", "netns", B], check=True)
+        for name, address in zip((A, B), ADDRESSES, strict=True):
+            subprocess.run(["ip", "-n", name, "address", "add", f"{address}/24", "dev", "eth0"], check=True)
+            subprocess.run(["ip", "-n", name, "link", "set", "eth0", "up"], check=True)
+        yield
+    finally:
+        for name in (A, B):
+            delete_namespace(name)
+
+
+@contextmanager
+def flood() -> Iterator[None]:
+    """Numbered datagrams, as fast as one thread sends them."""
+    sender, sink = (netns.in_namespace(str(NETNS / name), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    for name in (A, B))
+    sink.bind((str(ADDRESSES[1]), 9))
+    sender.bind((str(ADDRESSES[0]), TOKEN))
+    sender.connect((str(ADDRESSES[1]), 9))
+    over = threading.Event()
+
+    def send() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            sender.send(number.to_bytes(8, "little"))
+
+    thread = threading.Thread(target=send)
+    with sender, sink:
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def run(shed: bool) -> tuple[list[Event], int, float]:
+    """What a slow reader of a small ring has after a second: (events, how many were lost, the least share)."""
+    events: list[Event] = []
+    lost, share = 0, 1.0
+    with Probes(TO_PORT_9, rules=False, ring_bytes=1 << 16, shed=shed) as probes:
+        probes.read(0)
+        with flood():
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                time.sleep(0.005)
+                batch = probes.read(0)
+                events += batch.events
+                lost += batch.lost
+                assert sum(batch.lost_by.values()) == batch.lost
+                share = min(share, batch.share)
+        events += probes.read(0).events
+    return events, lost, share
+
+
+@pytest.mark.usefixtures("pair")
+def test_whole_journeys_are_shed_and_no_hop_is_lost() -> None:
+    sender = os.stat(NETNS / A).st_ino
+    events, lost, share = run(shed=True)
+    assert lost == 0
+    assert 0 < share < 0.5
+    places = defaultdict(set)
+    for event in events:
+        places[event.journey].add((event.place, event.netns == sender))
+    assert len(places) > 100
+    whole = {(Place.QUEUE, True), (Place.RECEIVE, False)}
+    # one that was under way when the brake was released may begin half-way
+    assert sum(not whole <= seen for seen in places.values()) <= 2 + len(places) // 100
+
+
+@pytest.mark.usefixtures("pair")
+def test_without_shedding_hops_are_lost_and_counted() -> None:
+    _events, lost, share = run(shed=False)
+    assert lost > 100
+    assert share == 1.0
