@@ -1,4 +1,4 @@
-"""More packets than are read in time: what is followed is followed whole, and what is not, is said."""
+"""Batches of real packets: numpy's records and the objects made of them; and more packets than are read in time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import pytest
 
 from tests.functional.engine import NETNS, delete_namespace
 from tracer.kernel.probes import Probes
-from tracer.model.layout import Event, Place
+from tracer.model.layout import TUPLES, Event, Place
 from tracer.model.selection import Selection
 from tracer.topology import netns
+from tracer.topology.snapshot import read_namespace
 
 A, B = (f"dnt{os.getpid()}-shed-{name}" for name in "ab")
 ADDRESSES = ip_address("10.9.0.1"), ip_address("10.9.0.2")
+ETH_P_IP = 0x0800
 TOKEN = 40000 // 64 * 64
 TO_PORT_9 = Selection(4, "udp", TOKEN, ADDRESSES, ADDRESSES[1], 9, ADDRESSES[0])
 
@@ -85,6 +87,28 @@ def run(shed: bool) -> tuple[list[Event], int, float]:
                 share = min(share, batch.share)
         events += probes.read(0).events
     return events, lost, share
+
+
+@pytest.mark.usefixtures("pair")
+def test_objects_are_made_of_any_choice_of_records() -> None:
+    with Probes(TO_PORT_9, rules=False) as probes:
+        probes.watch(read_namespace(str(NETNS / B), "b", {}))
+        probes.arm()
+        with flood():
+            time.sleep(0.01)
+            records, batch = probes.read_records(1000)
+        assert batch.events == []
+        events = probes.events(records)
+        assert len(events) == len(records) > 100
+        for name in ("time", "journey", "netns", "place", "hook", "length"):
+            assert [getattr(event, name) for event in events] == records[name].tolist()
+        hooks = probes.events(records[records["place"] == Place.HOOK])
+        assert hooks == [event for event in events if event.place == Place.HOOK]
+        assert {len(event.tuples) for event in hooks} == {TUPLES.size} and not any(event.stack for event in hooks)
+        received = next(i for i, event in enumerate(events) if event.place == Place.RECEIVE and event.protocol == ETH_P_IP)
+        assert probes.events(records[received]) == [events[received]]
+        assert any(name.startswith("__netif_receive_skb") for name in events[received].stack), events[received].stack
+        assert events[received].packet[:events[received].captured][12:20] == b"".join(a.packed for a in ADDRESSES)
 
 
 @pytest.mark.usefixtures("pair")
