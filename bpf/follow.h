@@ -100,10 +100,10 @@ static __always_inline void set_device(struct event *e, struct net_device *dev) 
 
 #ifdef SHED
 /* Under overload whole journeys are left out rather than hops of any. Which, is told from the packet's identity, the same
- * wherever it or a copy of it is seen: nothing need be remembered of those left out, and none of them begins half-way.
- * Python sets the share, of 2^32, that is begun (tracer/kernel/shedding.py). The kernel only brakes, to 0, where a packet
- * that would begin a journey finds half of the ring waiting to be read. BCC has no such question: the loader writes the
- * ring's file descriptor over RING_MARK. */
+ * wherever it or a copy of it is seen: nothing need be remembered of those left out, and none begins half-way but one that
+ * is under way when the share rises. Python sets the share, of 2^32, that is begun (tracer/kernel/shedding.py). The kernel
+ * only brakes, to 0, where a packet that would begin a journey finds half of the ring waiting to be read. BCC has no such
+ * question: the loader writes the ring's file descriptor over RING_MARK. */
 #define RING_MARK 0x7FFF5109
 BPF_F_TABLE("array", int, u64, share, 1, BPF_F_MMAPABLE);
 

@@ -183,7 +183,9 @@ class Probes:
         records = self._ring.read()
         before, self._lost = self._lost, list(self._lost_now)
         lost = {place: now - then for place, (now, then) in enumerate(zip(self._lost, before, strict=True)) if now > then}
-        share = self._shedding.adjust(time.monotonic()) if self._shedding else 1.0
+        if self._shedding and not self._ring.behind:
+            self._shedding.adjust(time.monotonic())
+        share = self._shedding.share if self._shedding else 1.0
         # behind the ring: the messages about what it told are there already
         traces, lost_traces = self._rules.read() if self._rules else ([], [])
         return records, Batch([], sum(lost.values()), tuple(traces), tuple(lost_traces), lost, share)

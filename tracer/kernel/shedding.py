@@ -14,17 +14,14 @@ class Shedding:
     def __init__(self, cell: memoryview, now: float) -> None:
         """`cell`: the kernel's map `share`. `now`, here and below: any clock, in seconds."""
         self._cell, self._when = cell, now
-        self._share = 1.0
+        self.share = 1.0  # of the journeys that begin, how many are followed; fewer since the last brake
         cell[0] = ALL
 
-    def adjust(self, now: float) -> float:
-        """To be called after each read of the ring: releases the brake. The share that was begun since the last call, at
-        least, but for the time since a brake."""
-        before = self._share
+    def adjust(self, now: float) -> None:
+        """To be called whenever the ring was read to its end: releases the brake."""
         if self._cell[0] == 0:
-            self._share = max(before / 2, LEAST)
+            self.share = max(self.share / 2, LEAST)
         else:
-            self._share = min(before * 2 ** min(now - self._when, 12), 1.0)
+            self.share = min(self.share * 2 ** min(now - self._when, 12), 1.0)
         self._when = now
-        self._cell[0] = int(self._share * ALL)
-        return min(before, self._share)
+        self._cell[0] = int(self.share * ALL)

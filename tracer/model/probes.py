@@ -76,4 +76,4 @@ class Batch:
     traces: tuple[Trace, ...] = ()  # in the order in which they came
     lost_traces: tuple[int, ...] = ()  # namespaces whose trace messages the kernel had no room for, once a loss
     lost_by: Mapping[int, int] = field(default_factory=dict)  # the same by Place
-    share: float = 1.0  # of the journeys that began, how many were followed at least; less than all only under overload
+    share: float = 1.0  # of the journeys that begin, how many are followed by now: less than all under overload
