@@ -15,10 +15,10 @@ BPF_ARRAY(active, u64, 1);         /* entries in `following`; an upper bound, si
 BPF_PERCPU_ARRAY(current_journey, u64, 1); /* of the packet that the CPU is at; 0 for one that nobody follows, or none */
 /* Python maps it: reading it is free. Events that the ring buffer had no room for */
 BPF_F_TABLE("array", int, u64, lost, PLACE_COUNT, BPF_F_MMAPABLE);
-#ifndef RING_PAGES
-#define RING_PAGES 256
+#ifndef RING_BYTES
+#define RING_BYTES (1 << 20)
 #endif
-BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_RINGBUF_OUTPUT(events, RING_BYTES / PAGE_SIZE);
 
 static __always_inline u64 is_active(void) {
   int zero = 0;
@@ -98,6 +98,34 @@ static __always_inline void set_device(struct event *e, struct net_device *dev) 
   bpf_probe_read_kernel(e->name, NAME_BYTES, dev->name);
 }
 
+#ifdef SHED
+/* Under overload whole journeys are left out rather than hops of any. Which, is told from the packet's identity, the same
+ * wherever it or a copy of it is seen: nothing need be remembered of those left out, and none begins half-way but one that
+ * is under way when the share rises. Python sets the share, of 2^32, that is begun (tracer/kernel/shedding.py). The kernel
+ * only brakes, to 0, where a packet that would begin a journey finds half of the ring waiting to be read. BCC has no such
+ * question: the loader writes the ring's file descriptor over RING_MARK. */
+#define RING_MARK 0x7FFF5109
+BPF_F_TABLE("array", int, u64, share, 1, BPF_F_MMAPABLE);
+
+static __always_inline bool is_shed(u64 identity) {
+  int zero = 0;
+  u64 *begun = share.lookup(&zero);
+  return begun && (identity * 0x9E3779B97F4A7C15) >> 32 >= *(volatile u64 *)begun;
+}
+
+static __always_inline bool brake(void) {
+  int zero = 0;
+  u64 *begun = share.lookup(&zero);
+  if (!begun || bpf_ringbuf_query((void *)bpf_pseudo_fd(1, RING_MARK), BPF_RB_AVAIL_DATA) < RING_BYTES / 2)
+    return false;
+  *(volatile u64 *)begun = 0;
+  return true;
+}
+#else
+static __always_inline bool is_shed(u64 identity) { return false; }
+static __always_inline bool brake(void) { return false; }
+#endif
+
 /* The journey of this packet, 0 for a packet that nobody follows. Where `may_begin`, a packet that matches the selection
  * begins one. */
 static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool may_begin, u8 *first) {
@@ -125,7 +153,7 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool m
   }
   if (known)
     forget(key);
-  if (!may_begin || !filter_packet(l3, protocol, &h))
+  if (!may_begin || is_shed(identity) || !filter_packet(l3, protocol, &h) || brake())
     return 0;
   /* unique: no two packets are first seen in one nanosecond on one CPU */
   struct followed begun = {.journey = bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 255), .identity = identity};

@@ -49,7 +49,7 @@ int on_fill(u64 *ctx) {{
 
 
 @contextmanager
-def filled_ring(pages: int = 256) -> Iterator[tuple[Program, Callable[[int], None]]]:
+def filled_ring(ring_bytes: int = 1 << 20) -> Iterator[tuple[Program, Callable[[int], None]]]:
     """The program with the ring buffer `events` and the counters `lost`; and what emits EVENTS events, numbered from its
     argument on."""
     source = compiler._source
@@ -57,7 +57,7 @@ def filled_ring(pages: int = 256) -> Iterator[tuple[Program, Callable[[int], Non
         btf = Btf()
         stack.callback(btf.close)
         with patch.object(compiler, "_source", lambda name: source(name) + (SOURCE if name == "probes.c" else "")):
-            program = compiler.compile_program(btf, (*FLAGS, f"-DRING_PAGES={pages}"))
+            program = compiler.compile_program(btf, (*FLAGS, f"-DRING_BYTES={ring_bytes}"))
         stack.callback(program.close)
         fd = syscall.load_program("on_fill", program.bytecode("on_fill"), syscall.TYPE_RAW_TRACEPOINT)
         stack.callback(os.close, fd)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import random
+import signal
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -143,6 +145,17 @@ def test_a_full_ring_is_read_whole() -> None:
         pass
     assert writer.count == SIZE // (LENGTHS[2] + 8)
     assert numbers(writer.ring.read()) == list(range(1, writer.count + 1))
+
+
+def test_a_signal_ends_the_wait() -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        began = time.monotonic()
+        Writer().ring.wait(30_000)
+        assert time.monotonic() - began < 10
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("barrier", [no_barrier, membarrier])

@@ -24,6 +24,7 @@ from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.kernel.rules import RuleTracer
+from tracer.kernel.shedding import Shedding
 from tracer.model.layout import EVENT, STACK, TAIL_BYTES, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection
@@ -39,6 +40,7 @@ NFPROTO = {4: 2, 6: 10}
 VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
+RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
 CALL, PSEUDO_KFUNC_CALL = 0x85, 2  # BPF_JMP | BPF_CALL, and its src_reg
 MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 RECORD = struct.Struct(f"{EVENT.format}{TAIL_BYTES}s")  # of ring.RECORD
@@ -61,12 +63,14 @@ def _import_ring() -> ModuleType:
 class Probes:
     """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
-    def __init__(self, selection: Selection, rules: bool = True) -> None:
+    def __init__(self, selection: Selection, rules: bool = True, ring_bytes: int = 1 << 20, shed: bool = False) -> None:
+        """`ring_bytes`: a power of two, and whole pages. `shed`: leave out whole journeys where events come faster than they
+        are read."""
         require_root()
         ring = _import_ring()
         self._rules = RuleTracer(selection) if rules else None
         self._version = selection.version
-        self._flags = selection_flags(selection)
+        self._flags = (*selection_flags(selection), f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
         self._addresses = [_key(address) for address in selection.addresses]
         self._ends = selection_ends(selection)
         self._symbols: dict[int, str] = {}
@@ -96,6 +100,8 @@ class Probes:
                 self._ring = ring.open_ring(self._program.map_fd("events"))
                 stack.callback(self._ring.close)
                 self._lost_now = ring.map_counters(self._program.map_fd("lost"))
+                self._shedding = Shedding(ring.map_counters(self._program.map_fd("share"), writable=True),
+                                          time.monotonic()) if shed else None
             except OSError as error:
                 raise UserError(f"The kernel's events cannot be read: {error}.") from None
             self._lost = list(self._lost_now)
@@ -176,10 +182,13 @@ class Probes:
         self._ring.wait(timeout_ms)
         records = self._ring.read()
         before, self._lost = self._lost, list(self._lost_now)
-        lost = {place: now - then for place, now, then in zip(Place, self._lost, before, strict=True) if now > then}
+        lost = {place: now - then for place, (now, then) in enumerate(zip(self._lost, before, strict=True)) if now > then}
+        if self._shedding and not self._ring.behind:
+            self._shedding.adjust(time.monotonic())
+        share = self._shedding.share if self._shedding else 1.0
         # behind the ring: the messages about what it told are there already
         traces, lost_traces = self._rules.read() if self._rules else ([], [])
-        return records, Batch([], sum(lost.values()), tuple(traces), tuple(lost_traces), lost)
+        return records, Batch([], sum(lost.values()), tuple(traces), tuple(lost_traces), lost, share)
 
     def events(self, records: Any) -> list[Event]:
         """Objects of these records: of a whole batch, or of what numpy made of it by an index, a slice or a mask."""
@@ -223,7 +232,7 @@ class Probes:
     def _attach(self, program: Program, probe: Probe, way: Mechanism) -> None:
         raw = way is Mechanism.RAW_TRACEPOINT
         try:
-            code = self._with_cast(program.bytecode(probe.function))
+            code = self._code(program, probe.function)
             if probe.variant is not None:
                 code = _variant(code, probe.variant)
             loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT) if raw else syscall.load_program(
@@ -244,18 +253,21 @@ class Probes:
     def _load_hook(self, slot: int) -> int:
         if not self._btf.id("bpf_nf_ctx", btf.STRUCT):
             raise OSError(errno.ENOENT, "this kernel has none (Linux 6.4 brought them)")
-        code = self._program.bytecode("on_hook")
-        program = syscall.load_program(f"hook_{slot}", _variant(self._with_cast(code), slot), syscall.TYPE_NETFILTER,
+        code = self._code(self._program, "on_hook")
+        program = syscall.load_program(f"hook_{slot}", _variant(code, slot), syscall.TYPE_NETFILTER,
                                        syscall.ATTACH_NETFILTER)
         self._links.callback(os.close, program)
         return program
 
-    def _with_cast(self, code: bytes) -> bytes:
-        """The program with the kernel function's id written over each CAST_MARK: a call of BPF_PSEUDO_KFUNC_CALL kind."""
+    def _code(self, program: Program, function: str) -> bytes:
+        """The function with what BCC cannot express written over its marks: the kernel function's id at each CAST_MARK, a
+        call of BPF_PSEUDO_KFUNC_CALL kind, and the ring's file descriptor."""
+        code = program.bytecode(function)
         call = struct.pack("<BBhi", CALL, 0, 0, CAST_MARK)
         instructions = (code[i:i + 8] for i in range(0, len(code), 8))
         kernel_call = struct.pack("<BBhi", CALL, PSEUDO_KFUNC_CALL << 4, 0, self._cast)
-        return b"".join(kernel_call if instruction == call else instruction for instruction in instructions)
+        code = b"".join(kernel_call if instruction == call else instruction for instruction in instructions)
+        return code.replace(RING_MARK, struct.pack("<i", program.map_fd("events")))
 
     def _attach_links(self, inode: int) -> None:
         path, points = self._watched[inode]

@@ -62,6 +62,7 @@ class Ring:
             barrier = no_barrier if platform.machine() == "x86_64" else membarrier
         barrier()  # say now if there is none
         self._barrier, self._fd = barrier, fd
+        self.behind = False  # the last read left records that were there already
         self._consumer = memoryview(consumer).cast("Q")
         self._producer = memoryview(rest)[:PAGE].cast("Q")
         self._words: Any = numpy.frombuffer(rest, numpy.uint32, offset=PAGE)
@@ -83,6 +84,7 @@ class Ring:
         self._barrier()
         start = position % self._size >> 3  # in units of 8 bytes, as all here
         at, stop = 0, min(end - position, BATCH_BYTES) >> 3
+        self.behind = end - position > BATCH_BYTES
         # Headers are found in a copy: walking through memory that is in no cache takes twice the time. Records are taken
         # from the ring, since a header and its record were copied in no order.
         numpy.copyto(self._copy[:2 * stop], self._words[2 * start:2 * (start + stop)])

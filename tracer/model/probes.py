@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tracer.model.journey import Table
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event
 
 SUBSYSTEM_SHIFT = 16  # SKB_DROP_REASON_SUBSYS_SHIFT: where the number of a drop reason's subsystem begins
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # enum nf_inet_hooks
@@ -75,4 +75,5 @@ class Batch:
     lost: int  # events that the kernel had no room for since the batch before
     traces: tuple[Trace, ...] = ()  # in the order in which they came
     lost_traces: tuple[int, ...] = ()  # namespaces whose trace messages the kernel had no room for, once a loss
-    lost_by: Mapping[Place, int] = field(default_factory=dict)  # the same by the place that they were of
+    lost_by: Mapping[int, int] = field(default_factory=dict)  # the same by Place
+    share: float = 1.0  # of the journeys that begin, how many are followed by now: less than all under overload
