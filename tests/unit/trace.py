@@ -45,7 +45,8 @@ def every_kind() -> list[Item]:
     point = HookPoint(4026531840, "forward", 2, 0, (Table("ip", "filter", "FORWARD", 0),), True)
     more: list[Item] = [
         _machine(begin, point), Know(begin.topology, None), Know(begin.topology, begin.target),
-        Batch([], 3, (TRACE,), (4026531840,)), Sent(9, 5, "no route"), Answer(9, "", error="an ICMP error"),
+        Batch([], 3, (TRACE,), (4026531840,), {2: 1, 0: 2}, 0.25), Sent(9, 5, "no route"),
+        Answer(9, "", error="an ICMP error"),
         Tell(9, True, RISEN), Sweep(77)]
     return [*found[:-1], *more, found[-1]]
 

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from tracer import __version__
@@ -117,7 +118,8 @@ class Writer:
                 written.append(self._frame(event, lookups, written))
                 lookups = []
             self._time = event.time
-        members = {"lost": batch.lost, "traces": plain(batch.traces), "lost_traces": batch.lost_traces}
+        members = plain(replace(batch, events=[]))
+        del members["events"]
         written.append(self._item("Batch", members, tuple(lookups)))
         return b"".join(written)
 
