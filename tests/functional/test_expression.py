@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import missing
 from tests.functional.engine import NETNS, delete_namespace
 from tests.unit.expressions import EXPRESSIONS, frames
 from tracer.kernel import btf, compiler, syscall
@@ -26,11 +30,14 @@ NAME = f"dnt{os.getpid()}-expression"
 PATH = str(NETNS / NAME)
 TRACEPOINTS = {"net_dev_queue": "get_l3(skb)", "netif_receive_skb": "LOAD(skb, data)"}
 ETH_P_ALL = 3
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000  # include/uapi/linux/if_tun.h
+Send = Callable[[bytes, str], int]  # a frame, from a device
+EVERYTHING = compile_expression("")
 WAYS = ("cast", "typed", "raw")
 
 
 @pytest.fixture(scope="module")
-def wire() -> Iterator[Callable[[bytes, str], None]]:
+def wire() -> Iterator[Send]:
     """Sends a frame from a device of a namespace: a to b, a veth pair; or c, through a bridge to d."""
     commands = ["link add name a type veth peer name b", "link add name c type veth peer name c1",
                 "link add name d type veth peer name d1",
@@ -46,7 +53,7 @@ def wire() -> Iterator[Callable[[bytes, str], None]]:
                 socket.AF_PACKET, socket.SOCK_RAW, 0))) for name in ("a", "c")}
             for name, sender in sockets.items():
                 sender.bind((name, ETH_P_ALL))
-            yield lambda frame, name: None if sockets[name].send(frame) else None
+            yield lambda frame, name: sockets[name].send(frame)
     finally:
         delete_namespace(NAME)
 
@@ -58,9 +65,8 @@ class Filters:
         self._count = len(programs)
         text = [compiler._source(name) for name in ("event.h", "read.h", "expression.h")]
         text += ["BPF_ARRAY(matched, u64, COUNT);", "BPF_RINGBUF_OUTPUT(unused, 1);"]
-        for number, program in enumerate([*programs, ()]):  # the last says that the packet was there
-            text += [filter_source(program, f"filter_{number}")] if program else [
-                f"static __always_inline bool filter_{number}(struct sk_buff *skb, const u8 *l3, u16 protocol) {{ return true; }}"]
+        for number, program in enumerate([*programs, EVERYTHING]):  # the last says that the packet was there
+            text.append(filter_source(program, f"filter_{number}"))
             for tracepoint, l3 in TRACEPOINTS.items():
                 slot = number + (self._count + 1) * list(TRACEPOINTS).index(tracepoint)
                 device = "".join(f"name[{i}] == '{letter}' && " for i, letter in enumerate(watched[tracepoint]))
@@ -88,11 +94,10 @@ int on_{slot}(u64 *ctx) {{ return note_{slot}(ctx); }}""")
             self._program = _compile("\n".join(text), types, (
                 f"-DNETNS={inode(PATH)}U", f"-DCOUNT={2 * self._count + 2}", "-DTRANSPORT_AT=9", *flags))
             stack.callback(self._program.close)
-            cast = Probes.__new__(Probes)
-            cast._cast = types.id("bpf_rdonly_cast", btf.FUNC)
+            cast = SimpleNamespace(_cast=types.id("bpf_rdonly_cast", btf.FUNC))
             for number in range(self._count + 1):
                 for place, tracepoint in enumerate(TRACEPOINTS):
-                    code = cast._with_cast(self._program.bytecode(f"on_{number + (self._count + 1) * place}"))
+                    code = Probes._with_cast(cast, self._program.bytecode(f"on_{number + (self._count + 1) * place}"))
                     loaded = syscall.load_program("filter", code, syscall.TYPE_RAW_TRACEPOINT) if way == "raw" else \
                         syscall.load_program("filter", code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP,
                                              types.tracepoint(tracepoint)[0])
@@ -129,19 +134,52 @@ def _compile(text: str, types: Btf, flags: tuple[str, ...]) -> compiler.Program:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_tracepoints_agree_with_the_interpreter(way: str, wire: Callable[[bytes, str], None]) -> None:
+def test_the_tracepoints_agree_with_the_interpreter(way: str, wire: Send) -> None:
     assert not differences(way, wire, "a", ("a", "b"), frames(), lambda _text, frame: frame)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tag_that_the_kernel_took_out_of_the_frame_is_seen_where_it_is_asked_for(
-        way: str, wire: Callable[[bytes, str], None]) -> None:
+        way: str, wire: Send) -> None:
     tagged = {name: frame for name, frame in frames().items() if name.startswith("vlan") and len(frame) > 30}
     assert not differences(way, wire, "c", ("d1", "d"), tagged,
                            lambda text, frame: frame if "vlan" in text else frame[:12] + frame[16:])
 
 
-def differences(way: str, wire: Callable[[bytes, str], None], sender: str, watched: tuple[str, str], sent: dict[str, bytes],
+@pytest.mark.parametrize("way", WAYS)
+def test_a_packet_without_an_ethernet_header_matches_neither_an_address_nor_its_opposite(way: str, tun: int) -> None:
+    texts = ("ip", "udp port 9999", "len = 42", "ether host 02:42:ac:11:00:02", "not ether host 02:42:ac:11:00:02",
+             "ip[0 - 14] = 0", "not ip[ip[1] - 14] = 0", "vlan or not ether host 02:42:ac:11:00:02")
+    filters = Filters([compile_expression(text) for text in texts], way, dict.fromkeys(TRACEPOINTS, "t"))
+    try:
+        with in_namespace(PATH, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+            sender.sendto(b"", ("192.0.2.2", 9999))
+        os.write(tun, os.read(tun, 2000))
+        assert filters.matched() == ([True] * 3 + [False] * 5,) * 2
+    finally:
+        filters.close()
+
+
+@pytest.fixture
+def tun(wire: object) -> Iterator[int]:
+    """A device t without Ethernet: what is read from it was sent to 192.0.2.0/24, what is written to it is received."""
+    def create() -> int:
+        device = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", b"t", IFF_TUN | IFF_NO_PI))
+        return device
+
+    if not Path("/dev/net/tun").exists():
+        missing("this kernel has no tun devices")
+    device = in_namespace(PATH, create)
+    try:
+        for command in ("link set dev t up", "addr add 192.0.2.1/24 dev t"):
+            subprocess.run(["ip", "-n", NAME, *command.split()], check=True)
+        yield device
+    finally:
+        os.close(device)
+
+
+def differences(way: str, wire: Send, sender: str, watched: tuple[str, str], sent: dict[str, bytes],
                 seen: Callable[[str, bytes], bytes]) -> list[tuple[str, str, str]]:
     """(frame, expression, tracepoint) wherever the tracepoints at the two devices say another thing than the interpreter of
     what each expression should see of the frame."""

@@ -18,7 +18,7 @@ SO_ATTACH_FILTER = 26
 
 
 class Kernel:
-    """The kernel's classic BPF, over the bytes of a datagram: a socket of the family AF_UNIX takes a filter like any other."""
+    """The kernel's classic BPF, over the bytes of a datagram: an AF_UNIX socket takes a filter like any other."""
 
     def __init__(self, program: Program) -> None:
         self._sender, self._receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -59,7 +59,8 @@ def test_the_interpreter_agrees_with_the_kernel(expression: str, built: dict[str
 def test_most_expressions_tell_frames_apart(built: dict[str, bytes]) -> None:
     sides = [{matches(program, frame, len(frame)) for frame in built.values()}
              for program in map(compile_expression, EXPRESSIONS)]
-    assert [text for text, side in zip(EXPRESSIONS, sides, strict=True) if len(side) == 1] == ["", "geneve", "mpls", "pppoes"]
+    same = [text for text, side in zip(EXPRESSIONS, sides, strict=True) if len(side) == 1]
+    assert same == ["", "geneve", "mpls", "pppoes"]
 
 
 def test_the_length_is_the_wire_s() -> None:

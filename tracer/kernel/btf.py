@@ -118,8 +118,8 @@ class Btf:
         return max(found, 0)
 
     def declarations(self) -> str:
-        """C for MEMBERS, with HAVE_<struct> or HAVE_<struct>_<member> for each optional one that exists. Raises UserError for
-        one that must."""
+        """C for MEMBERS, with HAVE_<struct> or HAVE_<struct>_<member> for each optional one that exists. Raises UserError
+        for one that must."""
         text = [BASICS, *(f"struct {name};" for name in MEMBERS)]
         for name in reversed(MEMBERS):
             struct_id = self._find(name)

@@ -34,14 +34,14 @@ def compile_expression(expression: str) -> Program:
     try:
         length = len(_compile(lib, handle, expression, optimize=False))
         if length > MAX_INSTRUCTIONS:
-            raise UserError(f"This filter is too long: {length} instructions, where {MAX_INSTRUCTIONS} are possible. Say it with "
-                            "fewer terms, with `net` for many hosts or `portrange` for many ports.")
+            raise UserError(f"This filter is too long: {length} instructions, where {MAX_INSTRUCTIONS} are possible. Say it "
+                            "with fewer terms, with `net` for many hosts or `portrange` for many ports.")
         program = _compile(lib, handle, expression, optimize=True)
     finally:
         lib.pcap_close(handle)
     if any(i.code == JMP | JA and i.k >= len(program) for i in program):  # backwards
-        raise UserError("A filter cannot use `protochain`: it loops, and a program of the kernel must not. Say where the header "
-                        "is, as in `ip6[40] = 17`.")
+        raise UserError("A filter cannot use `protochain`: it loops, and a program of the kernel must not. Say where the "
+                        "header is, as in `ip6[40] = 17`.")
     return program
 
 
