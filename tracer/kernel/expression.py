@@ -147,8 +147,8 @@ class _Translation:
             known, value = self._indirect(k, size, known)
         elif k >= SPECIAL:
             raise UserError(f"A filter cannot load from the offset {k - 2**32}." if k != PACKET_TYPE else
-                            "A filter cannot ask for `inbound` or `outbound`: a packet on its way is both, at one device after "
-                            "the other.")
+                            "A filter cannot ask for `inbound` or `outbound`: a packet on its way is both, at one device "
+                            "after the other.")
         else:
             known, value = self._absolute(k, size, known)
             if mode == classic.MSH:
