@@ -19,7 +19,8 @@ from tracer.errors import UserError
 
 # struct -> members that bpf/*.c names; embedded structs are listed after those that embed them.
 MEMBERS = {
-    "sk_buff": ("dev", "len", "data_len", "head", "data", "network_header", "mac_header", "protocol", "_nfct"),
+    "sk_buff": ("dev", "len", "data_len", "head", "data", "network_header", "mac_header", "protocol", "_nfct", "vlan_proto",
+                "vlan_tci", "vlan_all", "__pkt_vlan_present_offset"),
     "net_device": ("ifindex", "name", "nd_net"),
     "nf_conn": ("tuplehash",),
     "nf_hook_state": ("hook", "pf", "in", "out", "net"),
@@ -37,6 +38,8 @@ MEMBERS = {
 # Linux 6.4 (fd9c663b9ad6) brought netfilter programs; before, their context does not exist. IPv6 and conntrack can be
 # modules.
 OPTIONAL = ("bpf_nf_ctx", "nf_conn", "fib6_result", "fib6_table", "flowi6")
+# Linux 6.2 (354259fa73e2) has the first, older ones the second.
+OPTIONAL_MEMBERS = ("vlan_all", "__pkt_vlan_present_offset")
 
 PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, TYPE_TAG, ENUM64 = (
     2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 18, 19)  # BTF_KIND_*, include/uapi/linux/btf.h
@@ -115,7 +118,8 @@ class Btf:
         return max(found, 0)
 
     def declarations(self) -> str:
-        """C for MEMBERS, with HAVE_<struct> for each of OPTIONAL that exists. Raises UserError for one that must."""
+        """C for MEMBERS, with HAVE_<struct> or HAVE_<struct>_<member> for each optional one that exists. Raises UserError
+        for one that must."""
         text = [BASICS, *(f"struct {name};" for name in MEMBERS)]
         for name in reversed(MEMBERS):
             struct_id = self._find(name)
@@ -131,10 +135,14 @@ class Btf:
         yield f"struct {name} {{ union {{ u8 _size[{self._type(struct_id)[2]}];"
         for i, member in enumerate(MEMBERS[name]):
             found = self._member(struct_id, member)
+            if found is None and member in OPTIONAL_MEMBERS:
+                continue
             if found is None:
                 raise UserError(f"This kernel's struct {name} has no member {member}: dnettrace does not know it yet.")
             offset, type_id = found
             padding = f"u8 _{i}[{offset}]; " if offset else ""
+            if member in OPTIONAL_MEMBERS:
+                yield f"#define HAVE_{name}_{member} 1"
             yield f"  struct {{ {padding}{self._declare(type_id, member)}; }};"
         yield "}; };"
 
