@@ -77,7 +77,6 @@ static __always_inline bool is_moved(void) {
   return flag && *flag;
 }
 
-/* Keep what a followed packet's ends look like by now: copies of it and its answers will look like that. */
 static __always_inline void learn_ends(struct ends *e) {
   u8 one = 1;
   bool from = is_token(e->source.port) && is_sender(&e->source), to = is_token(e->destination.port) && is_sender(&e->destination);
@@ -132,6 +131,21 @@ static __always_inline bool filter_neighbor(const u8 *l3, const struct headers *
   bpf_probe_read_kernel(target, 16, l3 + 48);
   /* a solicitation comes from one of the addresses, an advertisement goes to one */
   return filter_address(target, false) && filter_address(h->l4[0] == 135 ? &h->l3[8] : &h->l3[24], false);
+}
+
+/* Might a journey begin here, or go on? Decides by one byte, for what nearly every packet of a busy host is. */
+static __always_inline bool filter_first(struct sk_buff *skb, const u8 *l3, u16 protocol) {
+  if (protocol != PROTOCOL)
+    return NEIGHBOR && protocol == NEIGHBOR;
+  u8 transport = get_transport(l3);
+  return transport == TRANSPORT || transport == ERRORS || (TRANSPORT_AT == 6 && transport == FRAGMENT);
+}
+
+/* Keep what a followed packet's ends look like by now: copies of it and its answers will look like that. */
+static __always_inline void learn(const struct headers *h, u16 protocol) {
+  struct ends e;
+  if (protocol == PROTOCOL && h->l3[TRANSPORT_AT] == TRANSPORT && get_ends(h, PROTOCOL == be16(ETH_P_IP), &e))
+    learn_ends(&e);
 }
 
 static __always_inline bool filter_packet(const u8 *l3, u16 protocol, const struct headers *h) {

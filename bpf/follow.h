@@ -5,12 +5,16 @@
  * journey can begin, at `active` being 0. */
 #pragma once
 
+#ifndef FOLLOWED
+#define FOLLOWED 4096
+#endif
+
 struct followed {
   u64 journey;
   u64 identity; /* the skb is another packet now when this differs */
 };
 
-BPF_TABLE("lru_hash", u64, struct followed, following, 4096); /* skb address -> journey */
+BPF_TABLE("lru_hash", u64, struct followed, following, FOLLOWED); /* skb address -> journey */
 BPF_ARRAY(active, u64, 1);         /* entries in `following`; an upper bound, since some frees pass unseen */
 BPF_PERCPU_ARRAY(current_journey, u64, 1); /* of the packet that the CPU is at; 0 for one that nobody follows, or none */
 /* Python maps it: reading it is free. Events that the ring buffer had no room for */
@@ -132,29 +136,32 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool m
   u16 protocol = LOAD(skb, protocol);
   u64 key = (u64)skb;
   struct headers h;
-  if (protocol == PROTOCOL) {
-    u8 transport = get_transport(l3);
-    if (transport != TRANSPORT && transport != ERRORS && !(TRANSPORT_AT == 6 && transport == FRAGMENT))
-      return 0;
-  } else if (!NEIGHBOR || protocol != NEIGHBOR) {
-    return 0;
-  }
   bool watched = is_active();
-  if (!watched && !may_begin)
+#ifdef LIVE
+  bool matches = may_begin && filter_first(skb, l3, protocol);
+  if (!matches && !watched && !(may_begin && has_flows()))
     return 0;
+#else
+  if (!filter_first(skb, l3, protocol) || (!watched && !may_begin))
+    return 0;
+#endif
   get_headers(l3, protocol, &h);
   u64 identity = get_identity(&h, protocol);
   struct followed *known = watched ? following.lookup(&key) : 0;
   if (known && known->identity == identity) {
-    struct ends e;
-    if (protocol == PROTOCOL && h.l3[TRANSPORT_AT] == TRANSPORT && get_ends(&h, PROTOCOL == be16(ETH_P_IP), &e))
-      learn_ends(&e);
+    learn(&h, protocol);
     return known->journey;
   }
   if (known)
     forget(key);
+#ifdef LIVE
+  if (!may_begin || !(matches || (has_flows() && filter_flow(l3, protocol, &h))) || is_shed(identity) || brake())
+    return 0;
+  learn(&h, protocol);
+#else
   if (!may_begin || is_shed(identity) || !filter_packet(l3, protocol, &h) || brake())
     return 0;
+#endif
   /* unique: no two packets are first seen in one nanosecond on one CPU */
   struct followed begun = {.journey = bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 255), .identity = identity};
   following.update(&key, &begun);

@@ -3,7 +3,12 @@
  * itself. */
 #include "event.h"
 #include "read.h"
+#ifdef LIVE
+#include "expression.h"
+#include "stream.h"
+#else
 #include "filter.h"
+#endif
 #include "follow.h"
 
 /* A program is loaded several times, each time for another place: the loader writes the place over this number in the
@@ -123,24 +128,31 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
 int on_hook(struct bpf_nf_ctx *ctx) { return hook_event(ctx, variant()); }
 #endif
 
-/* PLACE_ROUTE: void fib_table_lookup(u32 table, const struct flowi4 *, const struct fib_nh_common *, int err);
- * void fib6_table_lookup(const struct net *, const struct fib6_result *, struct fib6_table *, const struct flowi6 *).
- * Only while a probe is under way. */
-static __always_inline int route_event(u64 *ctx, const u8 *source, const u8 *destination, u32 bytes, const u8 *ports,
-                                       struct fib_nh_common *hop, struct lookup *found) {
-  /* a packet that is followed, one of the tracer's own that is just being made or a proxy's, or an answer by a program */
+/* Is this lookup for a packet that is followed, for one of the tracer's own that is just being made or a proxy's, or for an
+ * answer by a program? */
+static __always_inline bool filter_lookup(const u8 *ports, struct lookup *found) {
+#ifdef LIVE
+  return get_current() != 0;
+#else
   u32 pid = bpf_get_current_pid_tgid() >> 32;
   bool own = TRANSPORT != ERRORS && (is_token(be16(*(u16 *)&ports[0])) || is_token(be16(*(u16 *)&ports[2])));
   if (!get_current() && !own && pid != OWN_PID && !(RELAY_PID && pid == RELAY_PID))
-    return 0;
-  bpf_probe_read_kernel(found->source, bytes, source);
-  bpf_probe_read_kernel(found->destination, bytes, destination);
-  if (!addresses.lookup((struct address *)found->source) && !addresses.lookup((struct address *)found->destination))
+    return false;
+  return addresses.lookup((struct address *)found->source) || addresses.lookup((struct address *)found->destination);
+#endif
+}
+
+/* PLACE_ROUTE: void fib_table_lookup(u32 table, const struct flowi4 *, const struct fib_nh_common *, int err);
+ * void fib6_table_lookup(const struct net *, const struct fib6_result *, struct fib6_table *, const struct flowi6 *).
+ * Only while a probe is under way. */
+static __always_inline int route_event(u64 *ctx, u16 protocol, const u8 *ports, struct fib_nh_common *hop,
+                                       struct lookup *found) {
+  if (!filter_lookup(ports, found))
     return 0;
   struct event *e = reserve(PLACE_ROUTE);
   if (!e)
     return 0;
-  e->protocol = be16(PROTOCOL);
+  e->protocol = protocol;
   e->journey = get_current();
   e->caller = bpf_get_current_task();
   if (hop) {
@@ -155,25 +167,31 @@ static __always_inline int route_event(u64 *ctx, const u8 *source, const u8 *des
   return 0;
 }
 
-#if TRANSPORT_AT == 9 || defined(HAVE_fib6_result)
 int on_route(u64 *ctx) {
   struct lookup found = {};
   u8 ports[8] = {};
-#if TRANSPORT_AT == 9
   struct flowi4 *flow = (struct flowi4 *)ctx[1];
   found.table = ctx[0];
   found.error = -(s32)ctx[3];
   found.in_ifindex = LOAD(flow, __fl_common.flowic_iif);
+  bpf_probe_read_kernel(found.source, 4, &flow->saddr);
+  bpf_probe_read_kernel(found.destination, 4, &flow->daddr);
   bpf_probe_read_kernel(ports, 4, flow->uli);
-  return route_event(ctx, (u8 *)&flow->saddr, (u8 *)&flow->daddr, 4, ports, (struct fib_nh_common *)ctx[2], &found);
-#else
+  return route_event(ctx, ETH_P_IP, ports, (struct fib_nh_common *)ctx[2], &found);
+}
+
+#ifdef HAVE_fib6_result
+int on_route6(u64 *ctx) {
+  struct lookup found = {};
+  u8 ports[8] = {};
   struct fib6_result *result = (struct fib6_result *)ctx[1];
   struct flowi6 *flow = (struct flowi6 *)ctx[3];
   found.table = LOAD((struct fib6_table *)ctx[2], tb6_id);
   found.error = LOAD(result, fib6_flags) & 0x0200 /* RTF_REJECT */ ? 101 /* ENETUNREACH */ : 0;
   found.in_ifindex = LOAD(flow, __fl_common.flowic_iif);
+  bpf_probe_read_kernel(found.source, 16, flow->saddr);
+  bpf_probe_read_kernel(found.destination, 16, flow->daddr);
   bpf_probe_read_kernel(ports, 4, flow->uli);
-  return route_event(ctx, flow->saddr, flow->daddr, 16, ports, (struct fib_nh_common *)LOAD(result, nh), &found);
-#endif
+  return route_event(ctx, ETH_P_IPV6, ports, (struct fib_nh_common *)LOAD(result, nh), &found);
 }
 #endif

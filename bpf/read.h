@@ -18,8 +18,10 @@
 #define ETH_P_ARP 0x0806
 #define ETH_P_IPV6 0x86DD
 #define FRAGMENT 44
+#define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
 #define be16(x) ((u16)__builtin_bswap16(x))
 
 /* What the filter and the identity of a packet are made from. */
@@ -40,6 +42,7 @@ static __always_inline u8 *get_l3(struct sk_buff *skb) { return LOAD(skb, head) 
 #define CAST_MARK 0x5108
 static u8 *(*cast)(const u8 *bytes, u32 type) = (void *)CAST_MARK; /* called as a helper is */
 
+#ifndef LIVE
 static __always_inline u8 get_transport(const u8 *l3) {
   u8 value = 0;
 #if defined(TYPED) && defined(HEADER_ID)
@@ -48,6 +51,11 @@ static __always_inline u8 get_transport(const u8 *l3) {
   bpf_probe_read_kernel(&value, 1, l3 + TRANSPORT_AT);
 #endif
   return value;
+}
+#endif
+
+static __always_inline bool is_echo(u32 transport, u8 type) {
+  return transport == IPPROTO_ICMP ? type == 0 || type == 8 : type == 128 || type == 129;
 }
 
 static __always_inline void get_headers(const u8 *l3, u16 protocol, struct headers *h) {
@@ -76,7 +84,9 @@ static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
   u64 identity = 1;
   if (protocol == be16(ETH_P_ARP))
     return identity | (u64)*(u16 *)&h->l3[6] << 48 | (u64)*(u32 *)&h->l3[24] << 8;
-  u8 transport = h->l3[TRANSPORT_AT];
+  if (protocol != be16(ETH_P_IP) && protocol != be16(ETH_P_IPV6))
+    return identity | *(u64 *)&h->l3[0] << 8;
+  u8 transport = h->l3[protocol == be16(ETH_P_IP) ? 9 : 6];
   identity |= (u64)transport << 40;
   if (protocol == be16(ETH_P_IP))
     identity |= (u64)*(u16 *)&h->l3[4] << 48;

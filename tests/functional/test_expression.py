@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +21,7 @@ from tracer.kernel import btf, compiler, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.expression import filter_source
 from tracer.kernel.pcap import compile_expression
-from tracer.kernel.probes import Probes
+from tracer.kernel.probes import with_cast
 from tracer.model.classic import Program, matches
 from tracer.topology.netns import in_namespace, inode
 
@@ -94,10 +93,10 @@ int on_{slot}(u64 *ctx) {{ return note_{slot}(ctx); }}""")
             self._program = _compile("\n".join(text), types, (
                 f"-DNETNS={inode(PATH)}U", f"-DCOUNT={2 * self._count + 2}", "-DTRANSPORT_AT=9", *flags))
             stack.callback(self._program.close)
-            cast = SimpleNamespace(_cast=types.id("bpf_rdonly_cast", btf.FUNC))
+            cast = types.id("bpf_rdonly_cast", btf.FUNC) or 0
             for number in range(self._count + 1):
                 for place, tracepoint in enumerate(TRACEPOINTS):
-                    code = Probes._with_cast(cast, self._program.bytecode(f"on_{number + (self._count + 1) * place}"))
+                    code = with_cast(self._program.bytecode(f"on_{number + (self._count + 1) * place}"), cast)
                     loaded = syscall.load_program("filter", code, syscall.TYPE_RAW_TRACEPOINT) if way == "raw" else \
                         syscall.load_program("filter", code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP,
                                              types.tracepoint(tracepoint)[0])

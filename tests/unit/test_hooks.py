@@ -13,7 +13,7 @@ def chain(hook: str, priority: int, table: str = "filter", family: str = "ip") -
 
 def points(*chains: BaseChain, version: int = 4) -> dict[str, list[tuple[int, list[str], bool]]]:
     found: dict[str, list[tuple[int, list[str], bool]]] = {}
-    for point in hook_points(Namespace(1, "host", "", chains=chains), version):
+    for point in hook_points(Namespace(1, "host", "", chains=chains), (version,)):
         found.setdefault(point.hook, []).append((point.priority, [t.table for t in point.tables], point.conntrack))
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tracer.journey.conntrack import entry
-from tracer.journey.headers import decode, mac
+from tracer.journey.headers import IPV4, decode, mac
 from tracer.journey.routes import choice, parse, sentence
 from tracer.journey.stack import FROM_A_PORT, FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.journey.tracks import Tracks, device_name
@@ -195,7 +195,7 @@ class HopReader:
         out = self._topology.link(first.netns, first.out_ifindex) if first.out_ifindex else None
         hop = Hop(first.time - self._start, first.netns, self._node(first), device_name(first), first.ifindex,
                   Stage(HOOKS[first.hook]), None, bridge.name if bridge and bridge.ifindex == first.ifindex else None,
-                  tables=_tables(points), stopped_at=stopped_at, conntrack=conntrack,
+                  tables=_tables(points, last.protocol), stopped_at=stopped_at, conntrack=conntrack,
                   entry=entry(last.tuples),
                   rewrite=rewrite if rewrite != Rewrite() else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
@@ -205,7 +205,7 @@ class HopReader:
     def _tables_behind(self, event: Event) -> tuple[Table, ...]:
         """The tables between this netfilter link and the next one, which was not reached."""
         point = self._machine.hook_points.get((event.netns, HOOKS[event.hook], event.slot + 1))
-        return point.tables or () if point else ()
+        return _of_version(point.tables or (), event.protocol) if point else ()
 
     def _node(self, event: Event) -> str:
         return self._topology.node(event.netns)
@@ -224,11 +224,16 @@ def _same_hook(a: Event, b: Event) -> bool:
     return (a.place, a.netns, a.hook, a.family) == (b.place, b.netns, b.hook, b.family) and a.slot > b.slot
 
 
-def _tables(points: list[HookPoint | None]) -> tuple[Table, ...] | None:
+def _of_version(tables: tuple[Table, ...], protocol: int) -> tuple[Table, ...]:
+    """A link serves both versions of IP where both are followed."""
+    return tuple(table for table in tables if table.family != ("ip6" if protocol == IPV4 else "ip"))
+
+
+def _tables(points: list[HookPoint | None], protocol: int) -> tuple[Table, ...] | None:
     """The tables that were passed; None where they are not known."""
     if any(point is None or point.tables is None for point in points):
         return None
-    return tuple(table for point in points if point for table in point.tables or ())
+    return tuple(table for point in points if point for table in _of_version(point.tables or (), protocol))
 
 
 def _group(address: str) -> str:

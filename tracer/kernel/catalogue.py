@@ -41,6 +41,6 @@ CATALOGUE = (
     Probe("kfree_skb", "drops and their reasons", "on_end", Place.DROP, TRACEPOINT_WAYS),
     Probe("consume_skb", "the end of a packet's life", "on_end", Place.CONSUME, TRACEPOINT_WAYS),
     Probe("fib_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=4, armed=True),
-    Probe("fib6_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=6, armed=True),
+    Probe("fib6_table_lookup", "route lookups", "on_route6", None, TRACEPOINT_WAYS, version=6, armed=True),
     Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
 )

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,13 +25,17 @@ class Program(Protocol):
 
     def bytecode(self, function: str) -> bytes: ...
     def map_fd(self, name: str) -> int: ...
-    def write_keys(self, table: str, keys: Iterable[bytes]) -> None: ...
+    def set_keys(self, table: str, keys: Set[bytes]) -> None: ...
     def symbol(self, address: int) -> str: ...
     def close(self) -> None: ...
 
 
-def compile_program(btf: Btf, flags: tuple[str, ...]) -> Program:
-    """Compile bpf/probes.c. UserError without bcc, or with clang's words where it fails."""
+EXPRESSION_MARK = "/* FILTER EXPRESSION */"  # bpf/stream.h
+
+
+def compile_program(btf: Btf, flags: tuple[str, ...], expression: str = "") -> Program:
+    """Compile bpf/probes.c, with the C of a filter expression where traffic is followed. UserError without bcc, or with
+    clang's words where it fails."""
     bcc = _import_bcc()
     _clear_leftovers()
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as root, _kernel_source(root):
@@ -39,7 +43,8 @@ def compile_program(btf: Btf, flags: tuple[str, ...]) -> Program:
         try:
             # BCC's own prologue is full of warnings; errors go to file descriptor 2, straight to the user: collecting them
             # would lose them where BCC dies of a half-parsed source, as 0.26 does
-            return _Bcc(bcc.BPF(text=_source("probes.c").encode(), cflags=["-Wno-everything", *flags]))
+            text = _source("probes.c").replace(EXPRESSION_MARK, expression)
+            return _Bcc(bcc.BPF(text=text.encode(), cflags=["-Wno-everything", *flags]))
         except Exception as error:
             raise UserError("The BPF programs did not compile on this kernel; please report this, with what clang wrote "
                             f"above ({error}).") from None
@@ -101,10 +106,13 @@ class _Bcc:
         fd: int = self._bpf[name.encode()].map_fd
         return fd
 
-    def write_keys(self, table: str, keys: Iterable[bytes]) -> None:
+    def set_keys(self, table: str, keys: Set[bytes]) -> None:
         present = self._bpf[table.encode()]
-        for key in keys:
+        before = {bytes(key) for key in present}
+        for key in keys - before:
             present[present.Key.from_buffer_copy(key)] = present.Leaf(1)
+        for key in before - keys:
+            del present[present.Key.from_buffer_copy(key)]
 
     def symbol(self, address: int) -> str:
         name: bytes = self._bpf.ksym(address)

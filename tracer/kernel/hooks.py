@@ -18,14 +18,16 @@ CONNTRACK = -200  # NF_IP_PRI_CONNTRACK, at prerouting and output
 FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}  # nft families whose chains a packet of that IP version meets
 
 
-def hook_points(namespace: Namespace, version: int) -> list[HookPoint]:
-    """The links to attach in this namespace for IP version 4 or 6, in order of hook and priority."""
+def hook_points(namespace: Namespace, versions: Iterable[int]) -> list[HookPoint]:
+    """The links to attach in this namespace for each of these IP versions, in order of hook and priority. With both of them
+    a point has the tables of both."""
     points: list[HookPoint] = []
+    families = {family for version in versions for family in FAMILIES[version]}
     for hook in HOOKS:
         if namespace.chains is None:
             points.append(HookPoint(namespace.inode, hook, 0, FIRST, None, False))
         else:
-            chains = [c for c in namespace.chains if c.hook == hook and c.family in FAMILIES[version]]
+            chains = [c for c in namespace.chains if c.hook == hook and c.family in families]
             points += _at_hook(namespace.inode, hook, chains)
     return points
 

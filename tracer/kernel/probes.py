@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from tracer.kernel.rules import RuleTracer
 from tracer.kernel.shedding import Shedding
 from tracer.model.layout import EVENT, STACK, TAIL_BYTES, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
-from tracer.model.selection import PORTS, Selection
+from tracer.model.selection import PORTS, Selection, Stream
 from tracer.model.topology import Address, Namespace
 from tracer.topology import netns
 
@@ -63,16 +63,17 @@ def _import_ring() -> ModuleType:
 class Probes:
     """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
-    def __init__(self, selection: Selection, rules: bool = True, ring_bytes: int = 1 << 20, shed: bool = False) -> None:
+    def __init__(self, selection: Selection | Stream, rules: bool = True, ring_bytes: int = 1 << 20,
+                 shed: bool = False) -> None:
         """`ring_bytes`: a power of two, and whole pages. `shed`: leave out whole journeys where events come faster than they
         are read."""
         require_root()
         ring = _import_ring()
-        self._rules = RuleTracer(selection) if rules else None
-        self._version = selection.version
-        self._flags = (*selection_flags(selection), f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
-        self._addresses = [_key(address) for address in selection.addresses]
-        self._ends = selection_ends(selection)
+        self._rules = RuleTracer(selection) if rules and isinstance(selection, Selection) else None
+        self._versions = (4, 6) if isinstance(selection, Stream) else (selection.version,)
+        flags = stream_flags(selection) if isinstance(selection, Stream) else selection_flags(selection)
+        self._flags = (*flags, f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
+        self._selection = selection
         self._symbols: dict[int, str] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
         self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
@@ -139,7 +140,7 @@ class Probes:
             self._rules.watch(namespace)
         if namespace.inode in self._watched or "netfilter" in self._missing:
             return
-        points = hook_points(namespace, self._version)
+        points = hook_points(namespace, self._versions)
         try:
             for slot in {point.slot for point in points} - self._hooks.keys():
                 self._hooks[slot] = self._load_hook(slot)
@@ -152,6 +153,10 @@ class Probes:
             self._attached.append("netfilter")
         if self._armed:
             self._attach_links(namespace.inode)
+
+    def choose(self, addresses: Iterable[Address]) -> None:
+        """From now on, of what matches a stream's expression only what is from or to one of these."""
+        self._program.set_keys("addresses", {_key(address) for address in addresses})
 
     def arm(self) -> None:
         """Attach the netfilter links and what else costs many packets of the host: it is there only while a probe is under
@@ -206,18 +211,27 @@ class Probes:
         """Compile, and attach the tracepoints by the first way that the kernel takes."""
         why = ""
         flags: tuple[str, ...] = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
-        header = self._btf.id("iphdr" if self._version == 4 else "ipv6hdr", btf.STRUCT)
-        ways = {Mechanism.CAST_TRACEPOINT: ("-DTYPED", f"-DHEADER_ID={header}"), Mechanism.TYPED_TRACEPOINT: ("-DTYPED",),
-                Mechanism.RAW_TRACEPOINT: ()}
+        if isinstance(self._selection, Stream):
+            from tracer.kernel.expression import filter_source
+            from tracer.kernel.pcap import compile_expression
+
+            expression = filter_source(compile_expression(self._selection.expression))
+            header = self._btf.id("new_utsname", btf.STRUCT)
+        else:
+            expression = ""
+            header = self._btf.id("iphdr" if self._versions == (4,) else "ipv6hdr", btf.STRUCT)
+        ways = {Mechanism.CAST_TRACEPOINT: ("-DTYPED", f"-D{'BYTES' if expression else 'HEADER'}_ID={header}"),
+                Mechanism.TYPED_TRACEPOINT: ("-DTYPED",), Mechanism.RAW_TRACEPOINT: ()}
         for way in TRACEPOINT_WAYS:
             if way is Mechanism.CAST_TRACEPOINT and not (self._cast and header):
                 continue
-            program = compile_program(self._btf, (*flags, *self._flags, *ways[way]))
-            program.write_keys("addresses", self._addresses)
-            program.write_keys("ends", self._ends)
+            program = compile_program(self._btf, (*flags, *self._flags, *ways[way]), expression)
+            if isinstance(self._selection, Selection):
+                program.set_keys("addresses", {_key(address) for address in self._selection.addresses})
+                program.set_keys("ends", selection_ends(self._selection))
             try:
                 for probe in CATALOGUE:
-                    if way in probe.ways and probe.version in (None, self._version):
+                    if way in probe.ways and probe.version in (None, *self._versions):
                         self._attach(program, probe, way)
                 return program
             except OSError as error:
@@ -262,11 +276,7 @@ class Probes:
     def _code(self, program: Program, function: str) -> bytes:
         """The function with what BCC cannot express written over its marks: the kernel function's id at each CAST_MARK, a
         call of BPF_PSEUDO_KFUNC_CALL kind, and the ring's file descriptor."""
-        code = program.bytecode(function)
-        call = struct.pack("<BBhi", CALL, 0, 0, CAST_MARK)
-        instructions = (code[i:i + 8] for i in range(0, len(code), 8))
-        kernel_call = struct.pack("<BBhi", CALL, PSEUDO_KFUNC_CALL << 4, 0, self._cast)
-        code = b"".join(kernel_call if instruction == call else instruction for instruction in instructions)
+        code = with_cast(program.bytecode(function), self._cast)
         return code.replace(RING_MARK, struct.pack("<i", program.map_fd("events")))
 
     def _attach_links(self, inode: int) -> None:
@@ -278,9 +288,10 @@ class Probes:
             for point, behind in zip(points, [*points[1:], None], strict=True):
                 last = min((t.priority for t in behind.tables or ()), default=CONNTRACK) - 1 \
                     if behind and behind.hook == point.hook else 2**31 - 2
-                link, priority = self._link_at(point, last)
-                self._hook_links.callback(os.close, link)
-                self._points[point.netns, point.hook, point.slot] = replace(point, priority=priority)
+                for version in self._versions:
+                    link, priority = self._link_at(point, last, version)
+                    self._hook_links.callback(os.close, link)
+                    self._points[point.netns, point.hook, point.slot] = replace(point, priority=priority)
 
         try:
             netns.in_namespace(path, attach)
@@ -289,12 +300,12 @@ class Probes:
             if os.path.exists(path) and error.errno != errno.ESTALE:  # else its container ended: no packet can be there
                 self._missing[f"netfilter in {self._names[inode]}"] = error.strerror or str(error)
 
-    def _link_at(self, point: HookPoint, last: int) -> tuple[int, int]:
+    def _link_at(self, point: HookPoint, last: int, version: int) -> tuple[int, int]:
         """A link at this point, or a little behind it, up to the priority `last`, where other tracers have the place
         already; and its priority."""
         for priority in range(point.priority, min(point.priority + NEIGHBOURS, last + 1)):
             try:
-                return syscall.link_netfilter(self._hooks[point.slot], NFPROTO[self._version], HOOKS.index(point.hook),
+                return syscall.link_netfilter(self._hooks[point.slot], NFPROTO[version], HOOKS.index(point.hook),
                                               priority), priority
             except OSError as error:
                 if error.errno != errno.EBUSY:
@@ -318,12 +329,25 @@ def selection_flags(selection: Selection) -> tuple[str, ...]:
     return tuple(f"-D{name}={value}" for name, value in flags.items())
 
 
-def selection_ends(selection: Selection) -> list[bytes]:
+def stream_flags(stream: Stream) -> tuple[str, ...]:
+    """As bpf/stream.h wants it."""
+    return ("-DLIVE", f"-DCHOSEN={int(stream.chosen)}", "-DFOLLOWED=65536")
+
+
+def with_cast(code: bytes, function: int) -> bytes:
+    """The program with a kernel function, by its BTF id, called at each CAST_MARK."""
+    call = struct.pack("<BBhi", CALL, 0, 0, CAST_MARK)
+    kernel_call = struct.pack("<BBhi", CALL, PSEUDO_KFUNC_CALL << 4, 0, function)
+    instructions = (code[i:i + 8] for i in range(0, len(code), 8))
+    return b"".join(kernel_call if instruction == call else instruction for instruction in instructions)
+
+
+def selection_ends(selection: Selection) -> set[bytes]:
     """Keys of the map `ends` of bpf/filter.h."""
     found = [(selection.destination, selection.port or selection.token)]
     found += [(selection.sender, 0)] if selection.sender else []
     found += [(selection.relay.address, selection.relay.port)] if selection.relay else []
-    return [_key(address) + struct.pack("=I", port) for address, port in found]
+    return {_key(address) + struct.pack("=I", port) for address, port in found}
 
 
 def _key(address: Address) -> bytes:

@@ -20,6 +20,14 @@ class Relay:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """Real traffic: packets that match, wherever they go from then on, and those of the way back."""
+
+    expression: str = ""  # a filter as tcpdump takes it; "" for all
+    chosen: bool = False  # only from and to certain addresses, which change while it runs
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The probes of one sender to one destination, whatever translates them; their answers, errors about them, neighbour
     lookups between two of `addresses`, and what a proxy makes of them."""

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Which packets a journey begins with where real traffic is followed: those that match a filter expression, and what belongs
+ * to the same flow as one that is followed: the way back, on both sides of NAT, and ICMP errors about either.
+ *
+ * CHOSEN 1: of these only the packets from or to an address in the map `addresses`
+ * tracer/kernel/expression.py makes filter_expression() and writes it over the mark below. */
+#pragma once
+
+#define FRAGMENT_OFFSET 0x1FFF
+#define FLOWS 8192
+
+/* One direction of a flow, as packets of it look at some place. ICMP has its identifier as source port. */
+struct flow {
+  struct address source, destination;
+  u16 source_port, destination_port; /* network order */
+  u32 transport;
+};
+
+BPF_HASH(addresses, struct address, u8, 4096);
+BPF_TABLE("lru_hash", struct flow, u8, flows, FLOWS); /* whose packets are followed, too */
+BPF_ARRAY(any_flows, u64, 1);
+
+/* FILTER EXPRESSION */
+
+static __always_inline void set_address(struct address *key, const u8 *address, bool v4) {
+  __builtin_memcpy(key->bytes, address, 4);
+  if (!v4)
+    __builtin_memcpy(key->bytes + 4, address + 4, 12);
+}
+
+static __always_inline u8 transport_of(const struct headers *h, u16 protocol) {
+  return h->l3[protocol == be16(ETH_P_IP) ? 9 : 6];
+}
+
+/* False for what has no flow: other protocols than IP, and fragments behind the first. `back`: the other direction. */
+static __always_inline bool get_flow(const struct headers *h, u16 protocol, bool back, struct flow *f) {
+  bool v4 = protocol == be16(ETH_P_IP);
+  __builtin_memset(f, 0, sizeof(*f));
+  if (!v4 && protocol != be16(ETH_P_IPV6))
+    return false;
+  if (v4 && (*(u16 *)&h->l3[6] & be16(FRAGMENT_OFFSET)))
+    return false;
+  f->transport = transport_of(h, protocol);
+  u16 first = *(u16 *)&h->l4[0], second = *(u16 *)&h->l4[2];
+  if (f->transport == IPPROTO_ICMP || f->transport == IPPROTO_ICMPV6) {
+    if (!is_echo(f->transport, h->l4[0]))
+      return false;
+    first = second = *(u16 *)&h->l4[4];
+  } else if (f->transport != IPPROTO_TCP && f->transport != IPPROTO_UDP) {
+    first = second = 0;
+  }
+  const u8 *source = v4 ? &h->l3[12] : &h->l3[8], *destination = v4 ? &h->l3[16] : &h->l3[24];
+  set_address(&f->source, back ? destination : source, v4);
+  set_address(&f->destination, back ? source : destination, v4);
+  f->source_port = back ? second : first;
+  f->destination_port = back ? first : second;
+  return true;
+}
+
+/* Keep the way back of a followed packet as it looks by now. */
+static __always_inline void learn(const struct headers *h, u16 protocol) {
+  struct flow f;
+  u8 one = 1;
+  int zero = 0;
+  u64 yes = 1;
+  if (!get_flow(h, protocol, true, &f) || flows.lookup(&f))
+    return;
+  flows.update(&f, &one);
+  any_flows.update(&zero, &yes);
+}
+
+static __always_inline bool has_flows(void) {
+  int zero = 0;
+  u64 *flag = any_flows.lookup(&zero);
+  return flag && *flag;
+}
+
+static __always_inline bool filter_address(const u8 *address, bool v4) {
+  struct address key = {};
+  set_address(&key, address, v4);
+  return addresses.lookup(&key) != 0;
+}
+
+static __always_inline bool filter_chosen(const u8 *l3, u16 protocol) {
+  u8 both[32];
+  if (protocol == be16(ETH_P_IP)) {
+    bpf_probe_read_kernel(both, 8, l3 + 12);
+    return filter_address(both, true) || filter_address(both + 4, true);
+  }
+  if (protocol == be16(ETH_P_IPV6)) {
+    bpf_probe_read_kernel(both, 32, l3 + 8);
+    return filter_address(both, false) || filter_address(both + 16, false);
+  }
+  bpf_probe_read_kernel(both, 14, l3 + 14); /* ARP: sender, then the target behind its MAC */
+  return protocol == be16(ETH_P_ARP) && (filter_address(both, true) || filter_address(both + 10, true));
+}
+
+/* Might a journey begin here? Decides without the headers, for what nearly every packet of a busy host is. */
+static __always_inline bool filter_first(struct sk_buff *skb, const u8 *l3, u16 protocol) {
+  return filter_expression(skb, l3, protocol) && (!CHOSEN || filter_chosen(l3, protocol));
+}
+
+/* Does it belong to a followed flow, or is it an error about a packet of one? */
+static __always_inline bool filter_flow(const u8 *l3, u16 protocol, const struct headers *h) {
+  struct flow f;
+  if (get_flow(h, protocol, false, &f))
+    return flows.lookup(&f) != 0;
+  bool v4 = protocol == be16(ETH_P_IP);
+  u8 type = h->l4[0];
+  if (v4 ? (f.transport != IPPROTO_ICMP || (type != 3 && type != 11 && type != 12))
+         : (f.transport != IPPROTO_ICMPV6 || type < 1 || type > 4))
+    return false;
+  struct headers q;
+  get_headers(l3 + (v4 ? (h->l3[0] & 15) * 4 : 40) + 8, protocol, &q);
+  return get_flow(&q, protocol, true, &f) && flows.lookup(&f) != 0;
+}
