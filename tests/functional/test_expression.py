@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +21,7 @@ from tracer.kernel import btf, compiler, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.expression import BYTES_STRUCT, filter_source
 from tracer.kernel.pcap import compile_expression
-from tracer.kernel.probes import Probes
+from tracer.kernel.probes import CALL, CAST_MARK, PSEUDO_KFUNC_CALL
 from tracer.kernel.ring import map_counters
 from tracer.model.classic import Program, matches
 from tracer.topology.netns import in_namespace, inode
@@ -96,12 +95,14 @@ int on_{slot}(u64 *ctx) {{ return note_{slot}(ctx); }}""")
                 f"-DNETNS={inode(PATH)}U", f"-DCOUNT={2 * self._count + 2}", "-DTRANSPORT_AT=9", *flags))
             stack.callback(program.close)
             self._counters = map_counters(program.map_fd("matched"))
-            if way == "cast" and not types.id("bpf_rdonly_cast", btf.FUNC):
+            function = types.id("bpf_rdonly_cast", btf.FUNC)
+            if way == "cast" and not function:
                 missing("this kernel has no bpf_rdonly_cast")
-            cast = SimpleNamespace(_cast=types.id("bpf_rdonly_cast", btf.FUNC))
+            call = struct.pack("<BBhi", CALL, 0, 0, CAST_MARK)
+            kernel_call = struct.pack("<BBhi", CALL, PSEUDO_KFUNC_CALL << 4, 0, function)
             for number in range(self._count + 1):
                 for place, tracepoint in enumerate(TRACEPOINTS):
-                    code = Probes._with_cast(cast, program.bytecode(f"on_{number + (self._count + 1) * place}"))
+                    code = program.bytecode(f"on_{number + (self._count + 1) * place}").replace(call, kernel_call)
                     loaded = syscall.load_program("filter", code, syscall.TYPE_RAW_TRACEPOINT) if way == "raw" else \
                         syscall.load_program("filter", code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP,
                                              types.tracepoint(tracepoint)[0])
