@@ -9,6 +9,7 @@ from tracer.model import classic
 from tracer.model.classic import Instruction, Program
 
 WINDOW_BYTES = 64  # bpf/expression.h
+BYTES_STRUCT = "new_utsname"  # its BTF id is BYTES_ID there: it begins with 65 characters, on every kernel
 VLAN_TYPES = {0x8100, 0x88A8, 0x9100}
 SPECIAL = 0xFFE00000  # SKF_LL_OFF and up: no offset in the frame, include/uapi/linux/filter.h
 PACKET_TYPE = 0xFFFFF004  # SKF_AD_OFF + SKF_AD_PKTTYPE
@@ -17,9 +18,9 @@ ARITHMETIC = {classic.ADD: "+", classic.SUB: "-", classic.MUL: "*", classic.DIV:
 COMPARISONS = {classic.JEQ: "==", classic.JGT: ">", classic.JGE: ">=", classic.JSET: "&"}
 TYPES = {2: "be16(*(u16 *)&{})", 4: "__builtin_bswap32(*(u32 *)&{})"}
 
-# What is known before an instruction, on whatever way it was reached: windows that were looked at, as their names or
-# ("transport", k) for the one that begins behind the header at k; and ("x", k) where X is the length of that header.
-Known = frozenset[str | tuple[str, int]]
+# What is known before an instruction, on whatever way it was reached: (window that was looked at, 0), or k for `transport`,
+# which begins behind the header at the offset k; and ("x", k) where X is the length of that header.
+Known = frozenset[tuple[str, int]]
 
 
 def filter_source(program: Program, name: str = "filter_expression") -> str:
@@ -27,6 +28,7 @@ def filter_source(program: Program, name: str = "filter_expression") -> str:
     and stands behind bpf/read.h and bpf/expression.h. `protocol` is skb->protocol, `l3` where the network header is.
 
     Loads of the EtherType cost nothing, loads behind it a compare with the packet's end, and, with BYTES_ID, no helper.
+    `len` of what is still to be cut into segments is that of the whole; payload that lies in pages is beyond the end.
     UserError for an expression about what a packet on its way has not, its direction."""
     return "\n".join(_Translation(program).text(name)) + "\n"
 
@@ -190,7 +192,7 @@ class _Translation:
             self._lines.append(f"if (at < {self._body} && ({absent})) return false;")
         first, last = self._transport.get(header, (0, 0)) if header is not None else (0, 0)
         if first <= k and k + size <= last and (k - first) % size == 0:
-            looked: tuple[str, int] = ("transport", header or 0)
+            looked = ("transport", header or 0)
             if looked not in known:
                 self._lines.append(f"LOOK(transport, frame + x + {first}, {last - first});")
             known = frozenset(fact for fact in known if fact[0] != "transport") | {looked}
@@ -200,7 +202,7 @@ class _Translation:
 
     def _look(self, window: str, known: Known) -> Known:
         """Have the window open here."""
-        if window in known:
+        if (window, 0) in known:
             return known
         tag = " - (tagged ? 4 : 0)" if self._tags else ""
         match window:
@@ -215,7 +217,7 @@ class _Translation:
             case _:
                 lines = [f"LOOK(network, frame + {self._body}, {self._size['network']});"]
         self._lines += lines
-        return known | {window}
+        return known | {(window, 0)}
 
 
 def _targets(at: int, instruction: Instruction) -> list[int]:
@@ -231,7 +233,7 @@ def _is_load(instruction: Instruction, mode: int) -> bool:
 
 def _header(known: Known) -> int | None:
     """Where the header begins whose length is in X."""
-    return next((fact[1] for fact in known if isinstance(fact, tuple) and fact[0] == "x"), None)
+    return next((k for fact, k in known if fact == "x"), None)
 
 
 def _value_in(window: str, offset: int, size: int) -> str:

@@ -212,11 +212,11 @@ class Probes:
         why = ""
         flags: tuple[str, ...] = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
         if isinstance(self._selection, Stream):
-            from tracer.kernel.expression import filter_source
+            from tracer.kernel.expression import BYTES_STRUCT, filter_source
             from tracer.kernel.pcap import compile_expression
 
             expression = filter_source(compile_expression(self._selection.expression))
-            header = self._btf.id("new_utsname", btf.STRUCT)
+            header = self._btf.id(BYTES_STRUCT, btf.STRUCT)
         else:
             expression = ""
             header = self._btf.id("iphdr" if self._versions == (4,) else "ipv6hdr", btf.STRUCT)
