@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
+from tracer.journey.ends import Seen
 from tracer.journey.headers import decode
 from tracer.journey.meaning import meaning
 from tracer.journey.teller import About, Teller
@@ -14,7 +15,7 @@ from tracer.model.journey import End, Journey, Result
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Machine
 from tracer.model.selection import Selection
-from tracer.model.topology import Topology
+from tracer.model.topology import Namespace, Topology
 
 GRACE_NS = 20_000_000
 SENT = 1024  # probes whose time is remembered
@@ -105,8 +106,9 @@ class Assembler(Teller):
         relayed = {j.seq: j.id for j in journeys if j.end.result is Result.RELAYED}
         return [replace(j, parent=relayed.get(j.seq)) if j.kind in ("relay", "relay_reply") else j for j in journeys]
 
-    def _is_answered(self, about: About) -> bool | None:
-        return about.seq in self._answered if about.seq is not None else None
+    def _seen(self, about: About, netns: int, where: Namespace | None) -> Seen:
+        return Seen(about.kind, about.seq in self._answered if about.seq is not None else None,
+                    self._began("reply", about, netns), self._began("error", about, netns), where)
 
     def _goal(self, track: Track) -> int | None:
         if self._target is not None and self._about(track).kind == "request":
@@ -126,3 +128,7 @@ class Assembler(Teller):
             f"{relay.program} (pid {relay.pid}) takes it, and connects to {whom} port {relay.port} by itself; which of its "
             "packets are for this probe follows from the time alone"))
 
+    def _began(self, kind: str, what: About, netns: int) -> bool:
+        """Was a packet of this kind about this request seen to start in this namespace?"""
+        return what.kind == "request" and any(
+            self._about(t) == About(kind, what.seq) and t.events[0].netns == netns for t in self._originals())

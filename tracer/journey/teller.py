@@ -15,7 +15,7 @@ from tracer.journey.walks import Walks, stopped_by
 from tracer.model.journey import End, Hop, Journey, Result, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch, Machine, Missing
-from tracer.model.topology import LinkKey, Topology
+from tracer.model.topology import LinkKey, Namespace, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Teller(ABC):
         """Is it to be told?"""
         return True
 
-    def _is_answered(self, about: About) -> bool | None:
-        """Has the sender got the answer? None where nobody waits for one."""
-        return None
+    @abstractmethod
+    def _seen(self, about: About, netns: int, where: Namespace | None) -> Seen:
+        """What else is known of a packet that ended in this namespace."""
 
     def _ended(self, end: End, about: About, last: Event, netns: int) -> End:
         """What the run knows of the end of a packet that was delivered."""
@@ -148,8 +148,7 @@ class Teller(ABC):
         hops = reader.read(events, routes)
         begun = reader.begun
         netns = next((e.netns for e in reversed(events) if e.netns), 0)  # a socket's skb has lost its device
-        seen = Seen(what.kind, self._is_answered(what),
-                    self._began("reply", what, netns), self._began("error", what, netns), topology.namespaces.get(netns))
+        seen = self._seen(what, netns, topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
         end = replace(end, rule=stopped_by(end, hops))
         if end.result is Result.DELIVERED:
@@ -166,8 +165,3 @@ class Teller(ABC):
             target=topology.node(goal) if goal else None, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0)
-
-    def _began(self, kind: str, what: About, netns: int) -> bool:
-        """Was a packet of this kind about this request seen to start in this namespace?"""
-        return what.kind == "request" and any(
-            self._about(t) == About(kind, what.seq) and t.events[0].netns == netns for t in self._originals())

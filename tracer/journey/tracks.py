@@ -16,11 +16,13 @@ from tracer.model.topology import Topology
 TOLD = 4096  # journeys whose late events are remembered as such
 AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
 TCP, ETHERNET = 6, 14  # a protocol's number, bytes of a header
+ENDS = (Place.DROP, Place.CONSUME)
+LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
 LOOKUP_NS = 5_000_000  # from a lookup to its packet's first sight, on the same CPU
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Track:
     """One packet's life: one skb, or several in a row where it was fragmented or put together again. Copies that a bridge
     made of it are tracks of their own, linked."""
@@ -87,6 +89,13 @@ def _thread(event: Event) -> tuple[int, bytes] | None:
     return None
 
 
+def _is_part(event: Event) -> bool:
+    """Is it a fragment?"""
+    data = event.packet
+    return bool(int.from_bytes(data[6:8], "big") & 0x3FFF) if event.protocol == IPV4 else \
+        event.protocol == IPV6 and data[6] == FRAGMENT
+
+
 def _stretch(event: Event) -> tuple[tuple[int, bytes], int, int] | None:
     """Of a TCP segment: its connection and direction as it looks there, the sequence number, and bytes of payload."""
     data = event.packet[:event.captured]
@@ -110,6 +119,7 @@ class Tracks:
         self.tracking: set[int] = set()  # namespaces in which a packet had a conntrack entry
         self._begun = 0
         self._live: dict[int, Track] = {}  # by the kernel's journey number; a track of several skbs is there for each
+        self._large: deque[Track] = deque(maxlen=LARGE)
         self._told: dict[int, None] = {}  # numbers of journeys that were told; their late events begin no new ones
         self._lookups: dict[int, deque[Event]] = {}  # CPU -> route lookups of packets that are yet to be seen
         self._devices: dict[tuple[int, int], str] = {}  # (namespace, ifindex) -> name, as packets met them
@@ -133,11 +143,13 @@ class Tracks:
                 if event.journey not in self._told:
                     begun += self._begin(event)
                 continue
-            ends = event.place in (Place.DROP, Place.CONSUME)
+            ends = event.place in ENDS
             if ends and event.journey != track.ids[-1]:
                 continue  # a fragment, or what fragments were put together to: the packet goes on in another skb
             track.events.append(event)
             track.ended = ends
+            if track.parent is None and self._is_large(event) and track not in self._large:
+                self._large.append(track)
         if batch.lost:
             self.lost += batch.lost
             for track in self._live.values():
@@ -164,7 +176,7 @@ class Tracks:
         self._begun += 1
         packet = decode(event.protocol, event.packet[:event.captured])
         track = Track(event.journey, self._begun, packet, [event], parent=original, part=part, ids=[event.journey],
-                      ended=event.place in (Place.DROP, Place.CONSUME))
+                      ended=event.place in ENDS)
         self._live[event.journey] = track
         if original:
             (original.origin or original).copies.append(track)
@@ -174,7 +186,7 @@ class Tracks:
 
     def _whole_of(self, event: Event) -> Track | None:
         """The packet that this is the first fragment of, or whose fragments were put together to this."""
-        thread = _thread(event)
+        thread = _thread(event) if _is_part(event) or event.place == Place.HOOK or event.place in ENDS else None
         if thread is None:
             return None
         for other in reversed(self._live.values()):
@@ -193,16 +205,22 @@ class Tracks:
     def _segmented(self, event: Event) -> tuple[Track, bool] | None:
         """The large packet (GSO) that this is a segment of, cut where a device cannot take it whole; and is it the first?
         The kernel frees the whole, and its segments are others."""
-        mine = _stretch(event) if event.place == Place.RECEIVE else None
-        for other in reversed(self._live.values()) if mine else ():
-            last = next((e for e in reversed(other.events) if e.place == Place.QUEUE), None)
-            its = _stretch(last) if last and (other.ended or len(other.ids) > 1) and other.parent is None else None
+        mine = _stretch(event) if event.place == Place.RECEIVE and self._large else None
+        for other in reversed(self._large) if mine else ():
+            last = next(e for e in reversed(other.events) if e.place == Place.QUEUE)
+            its = _stretch(last) if other.ended or len(other.ids) > 1 else None
             if mine and its and mine[0] == its[0] and mine[2] < its[2] and (mine[1] - its[1]) % 2**32 < its[2]:
                 return other, mine[1] == its[1]
         return None
 
+    def _is_large(self, event: Event) -> bool:
+        link = self.topology.link(event.netns, event.ifindex) if event.place == Place.QUEUE else None
+        return link is not None and event.length > link.mtu + ETHERNET
+
     def forget(self, track: Track) -> None:
         """Its story is told."""
+        if track in self._large:
+            self._large.remove(track)
         for number in track.ids:
             self._live.pop(number, None)
             self._told[number] = None

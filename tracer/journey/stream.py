@@ -1,0 +1,64 @@
+"""The journeys of real traffic: each is told once nothing more can be learned about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tracer.journey.ends import Seen
+from tracer.journey.teller import About, Teller
+from tracer.journey.tracks import Track
+from tracer.model.journey import Journey
+from tracer.model.layout import Place
+from tracer.model.probes import HOOKS, Machine
+from tracer.model.topology import Namespace, Topology
+
+SETTLED_NS = 5_000_000  # from the end that was seen: copies and segments still come
+TAKEN_NS = 200_000_000  # a socket may hold the packet for long: that it was not dropped by then is all that can be said
+NEIGHBOR_NS = 4_000_000_000  # a neighbour's failure takes 3 s
+REPLIES = (3, 4)  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
+
+
+class Stream(Teller):
+    def __init__(self, topology: Topology, machine: Callable[[], Machine]) -> None:
+        super().__init__(topology, machine)
+        self._armed = 0
+
+    def armed(self, now: int) -> None:
+        """Since now, CLOCK_MONOTONIC in ns, netfilter is watched: what began before may lack hops."""
+        self._armed = now
+
+    def know(self, topology: Topology) -> None:
+        """The network changed, or more of it was read."""
+        self._tracks.topology = topology
+
+    def take(self, now: int) -> list[Journey]:
+        """The journeys that are over by now (CLOCK_MONOTONIC, ns), in the order in which they began. They are told once."""
+        return self._tell_all([track for track in self._originals() if _is_over(track, now)])
+
+    def _tell(self, track: Track) -> list[Journey]:
+        told = super()._tell(track)
+        return told if track.begun > self._armed else [replace(journey, complete=False) for journey in told]
+
+    def _about(self, track: Track) -> About:
+        if track.packet.asked:
+            return About("arp")
+        if track.packet.quoted:
+            return About("error")
+        tracked = [event.conntrack_info for event in track.events if event.place == Place.HOOK and event.conntrack]
+        return About("reply" if any(info in REPLIES for info in tracked) else "request" if tracked else "packet")
+
+    def _seen(self, about: About, netns: int, where: Namespace | None) -> Seen:
+        return Seen("other", where=where)
+
+
+def _is_over(track: Track, now: int) -> bool:
+    branches = (track, *track.copies)
+    quiet = now - max(branch.seen for branch in branches)
+    if quiet <= SETTLED_NS:
+        return False
+    if all(branch.ended for branch in branches):
+        return True
+    last = track.events[-1]
+    waits = last.place == Place.HOOK and HOOKS[last.hook] in ("output", "postrouting")  # for its neighbour's MAC
+    return quiet > (NEIGHBOR_NS if waits else TAKEN_NS)
