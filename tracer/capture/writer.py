@@ -130,9 +130,8 @@ class Writer:
         if interface is None:
             interface = self._places[place] = self._interface(event, written)
         ethernet = event.ethernet if any(event.ethernet) else bytes(12) + event.protocol.to_bytes(2, "big")
-        original = layout.ETHERNET_BYTES + max(event.captured, event.length)
-        if event.place == Place.QUEUE:
-            original = max(event.length, layout.ETHERNET_BYTES + event.captured)
+        header = 0 if event.place == Place.QUEUE else layout.ETHERNET_BYTES  # that `length` lacks
+        original = max(event.length + header, layout.ETHERNET_BYTES + event.captured)
         found = []
         if number := self._number(event.journey):
             found.append((pcapng.PACKET_ID, struct.pack("=Q", number)))
@@ -142,7 +141,7 @@ class Writer:
             found += [(pcapng.COMMENT, text.encode(errors="replace")[:pcapng.OPTION_BYTES]) for text in self._drop(event)]
         found += [*lookups, *self._record(event, layout.OF_PACKET)]
         return pcapng.packet(interface, event.time + self._machine.clock_offset_ns,
-                             ethernet + event.packet[:event.captured], original, found)
+                             ethernet + event.packet[:event.captured], min(original, 0xFFFFFFFF), found)
 
     def _record(self, event: Event, letter: int, packet: bytes = b"") -> list[Option]:
         """The event, behind the symbols that it has first."""
