@@ -1,8 +1,12 @@
-"""Files of anybody's making: the reader and a replay end with a status and a sentence, whatever the bytes."""
+"""Files of anybody's making: the reader and a replay end with a status and a sentence, whatever the bytes.
+
+`DNETTRACE_EXAMPLES=100000 ./scripts/test tests/unit/test_capture_hostile.py` looks for longer.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tempfile
 import tracemalloc
@@ -24,7 +28,8 @@ from tracer.model.probes import HookPoint, Machine, Trace
 from tracer.model.run import Answer, Know, Sent, Tell
 from tracer.model.selection import Selection
 
-THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+THOROUGH = settings(max_examples=int(os.environ.get("DNETTRACE_EXAMPLES", "150")), deadline=None, database=None,
+                    suppress_health_check=[HealthCheck.too_slow])
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(
     ["172.17.0.2", "::", "forward", "rule"]), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
         st.sampled_from(["seq", "when", "topology", "traces", "namespaces", "now", "ms", "risen", "x"]), inner, max_size=4))
