@@ -24,6 +24,8 @@ from tracer.model.layout import EVENT, Event
 from tracer.model.probes import Batch
 from tracer.model.run import Begin, Item
 
+SAMPLES = Path(__file__).parent / "traces"
+
 
 def read(path: Path) -> tuple[list[Item], str | None]:
     with path.open("rb") as stream:
@@ -152,6 +154,31 @@ def test_a_newer_file_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(data.replace(mark + struct.pack("=I", 1), mark + struct.pack("=I", 7)))
     with pytest.raises(UserError, match=r"run\.pcapng was written by a newer dnettrace \(format 7; this one reads up to 1"):
         read(path)
+
+
+def test_the_sample_of_version_1() -> None:
+    """Made when the format was new, and never made again: each later version reads it."""
+    found, cut = read(SAMPLES / "version_1.pcapng")
+    assert cut is None
+    assert [type(item).__name__ for item in found] == [
+        "Begin", "Sent", "Batch", "Answer", "Machine", "Tell", "Sent", "Batch", "Answer", "Machine", "Tell", "Machine",
+        "Know", "Know", "Batch", "Sent", "Answer", "Tell", "Sweep", "Finish"]
+    begin, batch = found[0], found[2]
+    assert isinstance(begin, Begin) and isinstance(batch, Batch)
+    assert (begin.start.source.name, str(begin.selection.destination), len(batch.events)) == ("c1", "172.17.0.3", 55)
+    assert {event.name.partition(b"\0")[0] for event in batch.events} >= {b"eth0", b"docker0"}
+
+
+def test_an_older_version_goes_through_its_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "run.pcapng", items())
+
+    def second(name: str, members: Any) -> tuple[str, Any]:
+        return name, members | {"timeout": 9.0} if name == "Begin" else members
+
+    monkeypatch.setattr(layout, "VERSION", 2)
+    monkeypatch.setattr(layout, "CONVERTERS", {1: second})
+    begin = read(path)[0][0]
+    assert isinstance(begin, Begin) and begin.timeout == 9.0
 
 
 @pytest.mark.parametrize(("data", "words"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,22 @@ def _machine(begin: Begin, point: HookPoint) -> Machine:
                    hook_points={(point.netns, point.hook, point.slot): point})
 
 
-def write(path: Path, run: list[Item]) -> Path:
+def repeated(turns: int) -> Iterator[Item]:
+    """A recorded run over and over: a long one."""
+    first, *once, last = items()
+    yield first
+    span = 1_000_000_000
+    for turn in range(turns):
+        for item in once:
+            if isinstance(item, Batch):
+                yield replace(item, events=[e._replace(
+                    time=e.time + turn * span, journey=e.journey and e.journey + turn * 1000) for e in item.events])
+            else:
+                yield replace(item, when=item.when + turn * span) if isinstance(item, Sent) else item
+    yield last
+
+
+def write(path: Path, run: Iterable[Item]) -> Path:
     with Writer(str(path)) as writer:
         for item in run:
             writer.play(item)

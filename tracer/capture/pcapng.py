@@ -27,6 +27,7 @@ ETHERNET = 1  # LINKTYPE_ETHERNET
 
 _HEAD = struct.Struct("=II")
 _OPTION = struct.Struct("=HH")
+_PADDING = (b"", bytes(3), bytes(2), bytes(1))  # behind a length, by its remainder
 _PACKET = struct.Struct("=IIIIIII")  # type, block's length, interface, time (high, low), captured, original
 
 Option = tuple[int, bytes]
@@ -48,9 +49,9 @@ class Block:
 
 def options(found: Iterable[Option]) -> bytes:
     """Values of at most OPTION_BYTES."""
-    parts = []
+    parts: list[bytes] = []
     for code, value in found:
-        parts.append(_OPTION.pack(code, len(value)) + value + bytes(-len(value) % 4))
+        parts += _OPTION.pack(code, len(value)), value, _PADDING[len(value) & 3]
     return b"".join(parts) + bytes(4) if parts else b""
 
 

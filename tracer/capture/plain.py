@@ -65,8 +65,6 @@ def typed(value: Any, kind: Any) -> Any:
         if arguments[-1] is ...:
             return tuple(typed(item, arguments[0]) for item in _of(value, list))
         return tuple(typed(item, a) for item, a in zip(_of(value, list), arguments, strict=True))
-    if origin is frozenset:
-        return frozenset(typed(item, arguments[0]) for item in _of(value, list))
     if origin is not None and issubclass(origin, Mapping):
         return {typed(key, arguments[0]): typed(item, arguments[1]) for key, item in _of(value, list)}
     if kind is bytes:

@@ -24,6 +24,7 @@ from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Begin, Finish, Item, Know
 
 BATCH_EVENTS = 1 << 18
+PART_COST = 64  # bytes that a part takes, however short
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in (run.Sent, run.Answer, run.Tell, run.Sweep, run.Finish)}
 
@@ -63,6 +64,7 @@ class Reader:
         self._symbols: list[str] = []
         self._events: list[Event] = []  # of the batch at hand
         self._parts: list[bytes] = []  # of the item at hand
+        self._parts_bytes = 0
         self._machine: Machine | None = None  # as it is known by now; None before Begin
         self._know: Know | None = None
 
@@ -89,7 +91,7 @@ class Reader:
         except Malformed as error:
             self.cut = str(error)
         except (ValueError, TypeError, struct.error, zlib.error) as error:
-            self.cut = f"it has something else than a trace at byte {block.at}: {error}"
+            self.cut = f"it is damaged at byte {block.at} ({error})"
         if self._machine is None:
             raise UserError(f"{self._path} has no run: {self.cut}.")
         if self._events:
@@ -133,9 +135,13 @@ class Reader:
                 self._symbols += [name[:layout.SYMBOL_BYTES].decode(errors="replace") for name in names]
             elif letter == layout.PART:
                 self._parts.append(value)
+                self._parts_bytes += len(value) + PART_COST
+                if self._parts_bytes > layout.ITEM_BYTES:
+                    raise ValueError("an item that is too long")
             elif letter == layout.ITEM:
                 data = b"".join((*self._parts, value))
                 self._parts.clear()
+                self._parts_bytes = 0
                 yield self._item(data)
 
     def _add(self, value: bytes, packet: bytes) -> None:

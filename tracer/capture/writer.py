@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from tracer import __version__
@@ -27,6 +27,9 @@ STAGES = {Place.QUEUE: "egress", Place.RECEIVE: "ingress", Place.DROP: "drop", P
 INBOUND, OUTBOUND = 1, 2
 DIRECTION: Mapping[int, int] = {Place.QUEUE: OUTBOUND, Place.RECEIVE: INBOUND}
 NUMBERS = 1 << 16  # journeys whose number is remembered
+STACKS = 1 << 12  # stacks whose bytes are remembered
+LOOKUPS = 1 << 10  # in one block
+NO_ETHERNET = bytes(layout.ETHERNET_BYTES)
 
 
 class Writer:
@@ -44,13 +47,13 @@ class Writer:
         self._file = _create(path, force)
         self._size = 0  # up to the last whole item
         self._symbols: dict[str, int] = {}
+        self._stacks: dict[tuple[str, ...], bytes] = {}
         self._interfaces: dict[str, int] = {}
         self._places: dict[tuple[int, int, int, int, bytes], int] = {}  # with the names that are known now
         self._numbers: dict[int, int] = {}
         self._journeys = 0
         self._lost = 0
         self._time = 0  # of what was written last, CLOCK_MONOTONIC
-        self._known: dict[str, Any] = {}  # members of Machine and Know as they were written last
 
     def __enter__(self) -> Writer:
         return self
@@ -66,26 +69,24 @@ class Writer:
             self._put(self._batch(item))
             return
         if isinstance(item, Begin):
-            self._machine, self._topology = item.machine, item.topology
+            self._machine, self._know = item.machine, Know(item.topology, item.target)
             self._time = item.wall_ns - item.machine.clock_offset_ns
             self._put(self._head(item))
-            self._known = plain(item.machine) | {"topology": plain(item.topology), "target": item.target}
             self._put(self._item("Begin", plain(item)))
             return
-        members = plain(item)
-        if isinstance(item, Machine | Know):
-            if isinstance(item, Machine):
-                self._machine = item
-            else:
-                self._topology = item.topology
-                self._places.clear()
-            members = {name: value for name, value in members.items() if self._known[name] != value}
-            self._known |= members
+        before: Item | None = None
+        if isinstance(item, Machine):
+            before, self._machine = self._machine, item
+        elif isinstance(item, Know):
+            before, self._know = self._know, item
+            self._places.clear()
         elif isinstance(item, Sent):
             self._time = item.when
         elif isinstance(item, Sweep):
             self._time = item.now
-        self._put(self._item(type(item).__name__, members))
+        self._put(self._item(type(item).__name__, {
+            field.name: plain(getattr(item, field.name)) for field in fields(item)
+            if before is None or getattr(item, field.name) != getattr(before, field.name)}))
 
     def _head(self, begin: Begin) -> bytes:
         self._interfaces["dnettrace"] = 0
@@ -114,6 +115,9 @@ class Writer:
         for event in batch.events:
             if event.place == Place.ROUTE:
                 lookups += self._record(event, layout.WITHOUT_PACKET, event.packet)
+                if len(lookups) > LOOKUPS:
+                    written.append(pcapng.statistics(0, event.time + self._machine.clock_offset_ns, lookups))
+                    lookups = []
             else:
                 written.append(self._frame(event, lookups, written))
                 lookups = []
@@ -129,10 +133,9 @@ class Writer:
         interface = self._places.get(place)
         if interface is None:
             interface = self._places[place] = self._interface(event, written)
-        ethernet = event.ethernet if any(event.ethernet) else bytes(12) + event.protocol.to_bytes(2, "big")
-        original = layout.ETHERNET_BYTES + max(event.captured, event.length)
-        if event.place == Place.QUEUE:
-            original = max(event.length, layout.ETHERNET_BYTES + event.captured)
+        ethernet = event.ethernet if event.ethernet != NO_ETHERNET else bytes(12) + event.protocol.to_bytes(2, "big")
+        header = 0 if event.place == Place.QUEUE else layout.ETHERNET_BYTES  # that `length` lacks
+        original = max(event.length + header, layout.ETHERNET_BYTES + event.captured)
         found = []
         if number := self._number(event.journey):
             found.append((pcapng.PACKET_ID, struct.pack("=Q", number)))
@@ -142,23 +145,29 @@ class Writer:
             found += [(pcapng.COMMENT, text.encode(errors="replace")[:pcapng.OPTION_BYTES]) for text in self._drop(event)]
         found += [*lookups, *self._record(event, layout.OF_PACKET)]
         return pcapng.packet(interface, event.time + self._machine.clock_offset_ns,
-                             ethernet + event.packet[:event.captured], original, found)
+                             ethernet + event.packet[:event.captured], min(original, 0xFFFFFFFF), found)
 
     def _record(self, event: Event, letter: int, packet: bytes = b"") -> list[Option]:
         """The event, behind the symbols that it has first."""
-        new = [name for name in dict.fromkeys(event.stack) if name not in self._symbols]
-        new = new[:layout.SYMBOL_COUNT - 1 - len(self._symbols)]
-        self._symbols.update(zip(new, range(len(self._symbols), layout.SYMBOL_COUNT), strict=False))
-        text = b"".join(name.encode(errors="replace").replace(b"\0", b"?")[:layout.SYMBOL_BYTES] + b"\0" for name in new)
-        frames = [self._symbols.get(name, layout.SYMBOL_COUNT - 1) for name in event.stack]
-        record = b"".join((layout.EVENT_HEAD.pack(*event[:22]), layout.FRAME_COUNT.pack(len(frames)),
-                           struct.pack(f"={len(frames)}H", *frames), event.tuples, packet))
-        return [_custom(layout.SYMBOLS, text), _custom(letter, record)] if new else [_custom(letter, record)]
+        found = []
+        frames = self._stacks.get(event.stack)
+        if frames is None:
+            new = [name for name in dict.fromkeys(event.stack) if name not in self._symbols]
+            new = new[:layout.SYMBOL_COUNT - 1 - len(self._symbols)]
+            if new:
+                self._symbols.update(zip(new, range(len(self._symbols), layout.SYMBOL_COUNT), strict=False))
+                found.append(_custom(layout.SYMBOLS, b"".join(map(_symbol, new))))
+            numbers = [self._symbols.get(name, layout.SYMBOL_COUNT - 1) for name in event.stack]
+            frames = struct.pack(f"={len(numbers) + 1}H", len(numbers), *numbers)
+            if len(self._stacks) < STACKS:
+                self._stacks[event.stack] = frames
+        found.append(_custom(letter, layout.EVENT_HEAD.pack(*event[:22]) + frames + event.tuples + packet))
+        return found
 
     def _interface(self, event: Event, written: list[bytes]) -> int:
         device = event.name.partition(b"\0")[0].decode(errors="replace")
         stage = HOOKS[event.hook] if event.place == Place.HOOK else STAGES[Place(event.place)]
-        node = self._topology.node(event.netns) if event.netns else ""
+        node = self._know.topology.node(event.netns) if event.netns else ""
         name = f"{device if node == 'host' and device else '/'.join(filter(None, (node, device)))} {stage}".strip()
         if name not in self._interfaces:
             if len(self._interfaces) == layout.INTERFACE_COUNT:
@@ -195,8 +204,12 @@ class Writer:
         self._size += len(data)
 
 
+def _symbol(name: str) -> bytes:
+    return name.encode(errors="replace").replace(b"\0", b"?")[:layout.SYMBOL_BYTES] + b"\0"
+
+
 def _custom(letter: int, value: bytes) -> Option:
-    return pcapng.CUSTOM, layout.PREFIX + bytes((letter,)) + value
+    return pcapng.CUSTOM, b"%b%c%b" % (layout.PREFIX, letter, value)
 
 
 def _create(path: str, force: bool) -> int:

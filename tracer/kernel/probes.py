@@ -126,8 +126,8 @@ class Probes:
             reasons=self._reasons,
             attached=tuple(self._attached),
             missing=tuple(Missing(name, why) for name, why in (*self._missing.items(), *self._untraced())),
-            hook_points=self._points,
-            untraced=self._rules.untraced if self._rules else None)
+            hook_points=dict(self._points),
+            untraced=dict(self._rules.untraced) if self._rules else None)
 
     def _untraced(self) -> list[tuple[str, str]]:
         untraced = self._rules.untraced if self._rules else {}
