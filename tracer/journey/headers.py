@@ -33,21 +33,27 @@ def decode(protocol: int, data: bytes, length: int | None = None) -> Packet:
                       told=mac(data[8:14]) if _u16(data, 6) == 2 else None)
     if protocol == IPV4 and len(data) >= 20:
         return _transport(4, data[9], str(IPv4Address(data[12:16])), str(IPv4Address(data[16:20])),
-                          _u16(data, 2) or 0, data[8], data[(data[0] & 15) * 4:])
+                          _u16(data, 2) or 0, data[8], data, (data[0] & 15) * 4)
     if protocol == IPV6 and len(data) >= 40:
-        number, behind = data[6], data[40:]
-        if number == FRAGMENT and len(behind) >= 8 and not (_u16(behind, 2) or 0) & 0xFFF8:
-            number, behind = behind[0], behind[8:]  # the first fragment has the transport's header
+        number, header = data[6], 40
+        if number == FRAGMENT and len(data) >= 48 and not (_u16(data, 42) or 0) & 0xFFF8:
+            number, header = data[40], 48  # the first fragment has the transport's header
         return _transport(6, number, str(IPv6Address(data[8:24])), str(IPv6Address(data[24:40])),
-                          (_u16(data, 4) or 0) + 40, data[7], behind)
+                          (_u16(data, 4) or 0) + 40, data[7], data, header)
     return Packet(0, f"ethertype 0x{protocol:04x}", "", "", length or len(data))
 
 
-def _transport(family: int, number: int, src: str, dst: str, length: int, ttl: int, data: bytes) -> Packet:
-    proto = PROTOCOLS.get(number, str(number))
+def _transport(family: int, number: int, src: str, dst: str, length: int, ttl: int, data: bytes, header: int) -> Packet:
+    """`header`: bytes of `data` in front of the transport's header."""
+    proto, data = PROTOCOLS.get(number, str(number)), data[header:]
     if proto in ("tcp", "udp"):
-        flags = " ".join(name for bit, name in TCP_FLAGS if data[13] & bit) if proto == "tcp" and len(data) > 13 else None
-        return Packet(family, proto, src, dst, length, sport=_u16(data, 0), dport=_u16(data, 2), ttl=ttl, tcp_flags=flags)
+        flags = own = None
+        if proto == "tcp" and len(data) > 13:
+            flags, own = " ".join(name for bit, name in TCP_FLAGS if data[13] & bit), (data[12] >> 4) * 4
+        elif proto == "udp":
+            own = 8
+        return Packet(family, proto, src, dst, length, sport=_u16(data, 0), dport=_u16(data, 2), ttl=ttl, tcp_flags=flags,
+                      payload=None if own is None else max(0, length - header - own))
     if proto not in ERRORS or len(data) < 4:
         return Packet(family, proto, src, dst, length, ttl=ttl)
     kind = data[0]

@@ -65,6 +65,7 @@ class Packet:
     told: str | None = None  # the MAC that an ARP reply or a neighbour advertisement tells
     ttl: int | None = None  # or hop limit
     quoted: Packet | None = None  # the packet that an ICMP error is about
+    payload: int | None = None  # bytes behind the header of TCP or UDP
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-_PLAIN = {"→": "->", "µ": "u", "·": "|", "✗": "x", "–": "-", "…": "...", "×": "x"}
+_PLAIN = {"→": "->", "▸": ">", "µ": "u", "·": "|", "✗": "x", "–": "-", "…": "...", "×": "x"}
 
 
 class Alphabet:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from tracer.model.journey import Hop, Journey
-from tracer.model.report import Start, Summary
+from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
 
 SCHEMA = 1
 
@@ -20,7 +20,7 @@ class JsonRenderer:
         self._stream = stream
 
     def header(self, start: Start) -> None:
-        self._print({
+        self.record({
             "type": "start", "schema": SCHEMA, "version": start.version, "kernel": start.kernel,
             "probes": {"attached": start.attached, "missing": [asdict(probe) for probe in start.missing]},
             "source": asdict(start.source), "destination": asdict(start.destination), "notes": start.notes,
@@ -29,16 +29,16 @@ class JsonRenderer:
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
         """The journey, then each of its copies as an object of its own."""
         for one in (journey, *copies):
-            self._print(_journey(one))
+            self.record(_journey(one))
 
     def note(self, text: str) -> None:
-        self._print({"type": "note", "text": text})
+        self.record({"type": "note", "text": text})
 
     def warning(self, text: str) -> None:
-        self._print({"type": "warning", "text": text})
+        self.record({"type": "warning", "text": text})
 
     def summary(self, summary: Summary) -> None:
-        self._print({
+        self.record({
             "type": "summary", "sent": summary.sent, "answered": summary.answered, "journeys": summary.journeys,
             "events": summary.events, "lost_events": summary.lost_events,
             "bridges": {name: list(roles) for name, roles in summary.bridges.items()},
@@ -47,11 +47,55 @@ class JsonRenderer:
             "neighbor_lookups": summary.neighbor_lookups, "states": dict(summary.states), "notes": summary.notes,
         })
 
-    def _print(self, record: dict[str, object]) -> None:
+    def record(self, record: dict[str, object]) -> None:
+        """Prints an object."""
         # ASCII only, so that any stream takes it and no escape sequence reaches a terminal; json leaves DEL as it is.
         line = json.dumps(record).replace("\x7f", "\\u007f")
         self._stream.write(line + "\n")
         self._stream.flush()  # a reader at the other end of a pipe gets each journey when it has happened
+
+
+class LiveJsonRenderer:
+    """The same for live traffic."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._json = JsonRenderer(stream)
+        self._said = 0.0, 0  # seconds and lost events of the last status
+
+    def header(self, start: LiveStart) -> None:
+        self._json.record({
+            "type": "start", "schema": SCHEMA, "version": start.version, "kernel": start.kernel,
+            "probes": {"attached": start.attached, "missing": [asdict(probe) for probe in start.missing]},
+            "following": start.following, "notes": start.notes})
+
+    def journey(self, journey: Journey, copies: Sequence[Journey] = ()) -> None:
+        self._json.journey(journey, copies=copies)
+
+    def note(self, text: str) -> None:
+        self._json.note(text)
+
+    def warning(self, text: str) -> None:
+        self._json.warning(text)
+
+    def silence(self, seconds: float, seen: Seen) -> None:
+        self._json.record({"type": "silence", "seconds": seconds, "packets": seen.packets, "kinds": dict(seen.kinds)})
+
+    def status(self, status: LiveStatus) -> None:
+        """Once a second, where something was lost since the last time, or is left out at present."""
+        lost = sum(status.lost.values())
+        when, before = self._said
+        if (lost > before or status.share < 1) and status.seconds >= when + 1:
+            self._said = status.seconds, lost
+            self._json.record({
+                "type": "status", "seconds": status.seconds, "journeys": status.journeys, "delivered": status.delivered,
+                "dropped": status.dropped, "rate": status.rate, "lost": dict(status.lost), "share": status.share,
+                "talkers": [{"flow": name, "journeys": journeys} for name, journeys in status.talkers]})
+
+    def summary(self, summary: LiveSummary) -> None:
+        self._json.record({"type": "summary"} | asdict(summary))
+
+    def close(self) -> None:
+        """Each object was flushed."""
 
 
 def _journey(journey: Journey) -> dict[str, object]:

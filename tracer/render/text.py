@@ -1,7 +1,7 @@
 """The output for a person at a terminal, or at the end of a pipe.
 
 Text only ever reaches the console as rich.text.Text that went through Alphabet.show(): markup in a container's name is
-not interpreted, an escape sequence in it is spelled out. Colour repeats what the words say and is never the only sign.
+not interpreted, an escape sequence in it is spelled out.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from tracer.model.journey import BRANCHES, Hop, Journey, Result, Role, Stage
+from tracer.model.journey import BRANCHES, Hop, Journey, Result, Stage
+from tracer.model.probes import Missing
 from tracer.model.report import Place, Start, Summary
 from tracer.render import copies as copied, words
 from tracer.render.alphabet import Alphabet
 from tracer.render.columns import INDENT, Columns, Row
+from tracer.render.styles import DIM, NAME, RESULT, REWRITE, ROLE, WARNING
 
-_RESULT = {Result.DELIVERED: "bold green", Result.LEFT: "bold green", Result.RELAYED: "bold green",
-           Result.DROPPED: "bold red", Result.UNKNOWN: "bold yellow"}
-_ROLE = {Role.SWITCH: "cyan", Role.NIC: "magenta"}
-_REWRITE, _NAME, _DIM, _WARNING = "bold yellow", "bold", "dim", "yellow"
 _LABEL = 7  # columns of "cause: "
 _LEGEND = "~ not seen itself: concluded from what was seen, as the line says"
 
@@ -46,12 +44,16 @@ class TextRenderer:
     def header(self, start: Start) -> None:
         line = self._place(start.source) + self._text(" → ") + self._place(start.destination)
         self._paragraph(line + self._text(words.where(start)))
-        missing: dict[str, list[str]] = {}
-        for probe in start.missing:
-            missing.setdefault(probe.why, []).append(probe.name)
-        for why, names in missing.items():
-            self._paragraph(self._text(f"! not observed here: {', '.join(names)} ({why})", _WARNING))
-        for note in start.notes:
+        self.told(start.missing, start.notes)
+
+    def told(self, missing: Sequence[Missing], notes: Sequence[str]) -> None:
+        """What a person must know before the first journey."""
+        by_reason: dict[str, list[str]] = {}
+        for probe in missing:
+            by_reason.setdefault(probe.why, []).append(probe.name)
+        for why, names in by_reason.items():
+            self._paragraph(self._text(f"! not observed here: {', '.join(names)} ({why})", WARNING))
+        for note in notes:
             self.note(note)
         self._below_hops = True
 
@@ -64,7 +66,7 @@ class TextRenderer:
         rows = self._rows(hops, verbose)
         self._columns.fit(rows)
         self._apart()
-        style = _RESULT[journey.end.result]
+        style = RESULT[journey.end.result]
         self._print(self._columns.title(self._title(journey), self._text(words.title_end(journey), style)))
         self._print(self._columns.lay_out(rows))
         if said := words.verdict(journey):
@@ -77,12 +79,12 @@ class TextRenderer:
             self._paragraph(self._text(line, style), INDENT * 2, INDENT * 2 + 2)
         self._causes(words.causes(journey, verbose))
         if said := words.incomplete(journey):
-            self._paragraph(self._text(said, _WARNING), rest=2)
+            self._paragraph(self._text(said, WARNING), rest=2)
         if copies:
             self._copies(copies, verbose)
         if not self._legend_given and any(hop.inferred for one in (journey, *copies) for hop in one.hops):
             self._legend_given = True
-            self._paragraph(self._text(_LEGEND, _DIM), first=1)
+            self._paragraph(self._text(_LEGEND, DIM), first=1)
         self._below_hops = True
 
     def note(self, text: str) -> None:
@@ -91,32 +93,32 @@ class TextRenderer:
 
     def warning(self, text: str) -> None:
         self._apart()
-        self._paragraph(self._text(f"! {text}", _WARNING), rest=2)
+        self._paragraph(self._text(f"! {text}", WARNING), rest=2)
 
     def summary(self, summary: Summary) -> None:
         self._below_hops = True
         self._apart()
-        style = _RESULT[Result.DELIVERED if summary.answered == summary.sent else Result.UNKNOWN]
+        style = RESULT[Result.DELIVERED if summary.answered == summary.sent else Result.UNKNOWN]
         said = [words.totals(summary), *words.bridge_roles(summary.bridges, summary.routed), *summary.notes]
         if summary.answered and not summary.bridges:
             said.insert(1, "No bridge took part.")
         self._paragraph(self._text(said[0], style) + self._text("".join(f" {sentence}" for sentence in said[1:])),
                         rest=0)
         for failure in summary.failures:
-            self._paragraph(self._text(f"✗ #{failure.seq}: {failure.text}", _RESULT[Result.DROPPED]), rest=2)
+            self._paragraph(self._text(f"✗ #{failure.seq}: {failure.text}", RESULT[Result.DROPPED]), rest=2)
             self._causes(words.because(failure.cause) if failure.cause else [])
         if losses := words.losses(summary):
-            self._paragraph(self._text(f"! {losses}", _WARNING), rest=2)
+            self._paragraph(self._text(f"! {losses}", WARNING), rest=2)
 
     def _place(self, place: Place) -> Text:
-        name = self._text(place.name, _NAME)
+        name = self._text(place.name, NAME)
         return name if place.name == place.address else name + self._text(f" {place.address}")
 
     def _title(self, journey: Journey) -> Text:
         source, target = words.ends(journey)
         kind = words.packet_name(journey.packet) + words.KINDS.get(journey.kind, "")
-        return Text.assemble(self._text(f"{words.number(journey)}{kind}", _NAME), "  ", self._text(source, _NAME),
-                             self._text(" → "), self._text(target, _NAME), f"  {journey.packet.length} bytes")
+        return Text.assemble(self._text(f"{words.number(journey)}{kind}", NAME), "  ", self._text(source, NAME),
+                             self._text(" → "), self._text(target, NAME), f"  {journey.packet.length} bytes")
 
     def _rows(self, hops: Sequence[Hop], verbose: bool) -> list[Row]:
         """Each with the time since the one before that has a time of its own."""
@@ -127,7 +129,7 @@ class TextRenderer:
 
     def _row(self, hop: Hop, before: Hop | None, verbose: bool) -> Row:
         number, unit = words.step(hop.t_ns - (before.t_ns if before else 0))
-        role = _ROLE[hop.role] if hop.role else ""
+        role = ROLE[hop.role] if hop.role else ""
         if before:
             number = number if number.startswith("-") else f"+{number}"
             unit = "" if unit == "µs" else unit
@@ -135,8 +137,8 @@ class TextRenderer:
             number = unit = ""
         stage = "red" if hop.stage is Stage.DROP else ""
         said = self._words(hop, role or stage, verbose)
-        below = tuple(self._text(line, _DIM) for line in words.each_rule(hop)) if verbose else ()
-        return Row("~" if hop.inferred else "", self._text(hop.node, _NAME), self._text(hop.device or "–", role),
+        below = tuple(self._text(line, DIM) for line in words.each_rule(hop)) if verbose else ()
+        return Row("~" if hop.inferred else "", self._text(hop.node, NAME), self._text(hop.device or "–", role),
                    self._text(hop.stage.value, stage), said, number, self._text(unit).plain, below)
 
     def _words(self, hop: Hop, style: str, verbose: bool) -> Text:
@@ -144,16 +146,16 @@ class TextRenderer:
         if tables := words.tables(hop):
             parts.append(self._text(tables))
         elif hop.stage in words.NETFILTER:
-            parts.append(self._text("no tables here", _DIM))
+            parts.append(self._text("no tables here", DIM))
         if rewrites := words.rewrites(hop):
-            parts.append(self._text(rewrites, _REWRITE))
+            parts.append(self._text(rewrites, REWRITE))
         if hop.detail:
             parts.append(self._text(hop.detail, style))
         if hop.rules_unknown and (verbose or hop.rules_unknown not in self._unknown):
             self._unknown.add(hop.rules_unknown)
-            parts.append(self._text(f"rules: {hop.rules_unknown}", _WARNING))
+            parts.append(self._text(f"rules: {hop.rules_unknown}", WARNING))
         if verbose:
-            parts += [self._text(said, _DIM) for said in words.explained(hop)]
+            parts += [self._text(said, DIM) for said in words.explained(hop)]
         return Text("; ").join(parts)
 
     def _copies(self, copies: Sequence[Journey], verbose: bool) -> None:
@@ -162,7 +164,7 @@ class TextRenderer:
             return
         self._paragraph(self._text(f"+ {copied.count_of(copies)}"), INDENT)
         for group in copied.groups(copies):
-            style = _RESULT[group[0].end.result]
+            style = RESULT[group[0].end.result]
             like = "" if len(group) == 1 else f"; the way of the one in {copied.node_of(group[0])}"
             self._paragraph(self._text(copied.of(group), style) + self._text(f"{like}:"), INDENT + 2, INDENT + 4)
             hops = group[0].hops
@@ -172,7 +174,7 @@ class TextRenderer:
 
     def _causes(self, said: Sequence[tuple[str, str]]) -> None:
         for label, text in said:
-            line = self._text(f"{label:{_LABEL}}", _NAME) + self._text(text)
+            line = self._text(f"{label:{_LABEL}}", NAME) + self._text(text)
             if label == "mend:":  # not broken into lines: it is there to be copied
                 self._print([self._text("  ") + line])
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tracer.model.journey import Cause, Direction, End, Hop, Journey, Packet, Result, Rule, Stage, Table
-from tracer.model.report import OnBridge, RoundTrip, Start, Summary
+from tracer.model.report import OnBridge, RoundTrip, Seen, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
 CONNTRACK_PRIORITY = -200  # NF_IP_PRI_CONNTRACK: what lies before has no conntrack entry yet
@@ -121,6 +121,19 @@ def verdict(journey: Journey) -> str | None:
         said = f"? not seen again after {place}" if place else "? never seen"
         said += f" ({stage})" if stage else ""
     return f"{said}: {end.detail}" if end.detail else said
+
+
+def died(journey: Journey) -> str:
+    """As verdict(), for a line that shows the way: "✗ dropped in c2 after route (NO_SOCKET)"."""
+    if said := stopped_by(journey):
+        return said
+    node, device, stage = _place(journey)
+    if journey.end.result is not Result.DROPPED:
+        return f"? not seen again after {node} {device or stage}" if node else "? never seen"
+    when = "at" if journey.end.reason in (None, "NETFILTER_DROP") else "after"
+    place = f" in {node}" if node else ""
+    stage = f" {when} {stage}" if stage and journey.end.stage is not Stage.DROP else ""
+    return f"✗ dropped{place}{stage}" + (f" ({journey.end.reason})" if journey.end.reason else "")
 
 
 def causes(journey: Journey, verbose: bool) -> list[tuple[str, str]]:
@@ -343,6 +356,31 @@ def losses(summary: Summary) -> str | None:
         return None
     return (f"{count(summary.lost_events, 'event was', 'events were')} lost in the kernel: a hop that is not shown may "
             "have happened all the same.")
+
+
+def lost(by_probe: Mapping[str, int]) -> str:
+    """"lost 120 events (netfilter 100, kfree_skb 20)"."""
+    probes = ", ".join(f"{name} {events:,}" for name, events in sorted(by_probe.items(), key=lambda row: -row[1]) if events)
+    events = sum(by_probe.values())
+    return f"lost {events:,} {'event' if events == 1 else 'events'} ({probes})"
+
+
+def sampled(share: float) -> str:
+    return f"following 1 new journey in {1 / share:.3g}"
+
+
+def silence(seconds: float, seen: Seen) -> str:
+    """"nothing matched in 3 s: 41,233 packets passed, most of them UDP 172.17.0.2 → 172.17.0.3:5201"."""
+    said = f"nothing matched in {seconds:.0f} s: "
+    kinds = sorted(seen.kinds.items(), key=lambda row: -row[1])[:3]
+    if not seen.packets:
+        return f"{said}no packet passed the probes"
+    if seen.packets == 1 or not kinds:
+        return said + ", ".join([f"{count(seen.packets, 'packet')} passed", *(kind for kind, _ in kinds)])
+    said += f"{seen.packets:,} packets passed, "
+    if kinds[0][1] * 2 > seen.packets:
+        return f"{said}most of them {kinds[0][0]}"
+    return f"{said}the most frequent {', '.join(f'{kind} ({packets:,})' for kind, packets in kinds)}"
 
 
 def count(number: int, singular: str, plural: str | None = None) -> str:
