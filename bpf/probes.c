@@ -35,6 +35,10 @@ static __always_inline int device_event(u64 *ctx, u32 place) {
   if (is_active())
     set_current(0); /* the CPU has another packet now, or hands this one over to a queue */
   u64 journey = get_journey(skb, l3, true, &first);
+#ifdef LIVE
+  if (!journey && place == PLACE_QUEUE)
+    count_passed(l3, LOAD(skb, protocol));
+#endif
   if (!journey)
     return 0;
   if (place == PLACE_RECEIVE)

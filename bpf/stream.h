@@ -20,6 +20,35 @@ BPF_HASH(addresses, struct address, u8, 4096);
 BPF_TABLE("lru_hash", struct flow, u8, flows, FLOWS); /* whose packets are followed, too */
 BPF_ARRAY(any_flows, u64, 1);
 
+/* What was sent and is not followed: how many packets, by CPU, and now and then what one looked like. Python maps both. */
+#define CPUS 1024
+#define SAMPLES 64
+#define SAMPLE_EACH 64
+struct sample {
+  u16 protocol; /* EtherType, host order */
+  u8 l3[40];
+  u8 l4[4];
+  u8 padding[2];
+};
+BPF_F_TABLE("array", int, u64, passed, CPUS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", int, struct sample, samples, SAMPLES, BPF_F_MMAPABLE);
+
+static __always_inline void count_passed(const u8 *l3, u16 protocol) {
+  int index = bpf_get_smp_processor_id() & (CPUS - 1);
+  u64 *count = passed.lookup(&index);
+  if (!count || ((*count)++ & (SAMPLE_EACH - 1)))
+    return;
+  index = (*count / SAMPLE_EACH) & (SAMPLES - 1);
+  struct sample *s = samples.lookup(&index);
+  struct headers h;
+  if (!s)
+    return;
+  get_headers(l3, protocol, &h);
+  s->protocol = be16(protocol);
+  __builtin_memcpy(s->l3, h.l3, sizeof(s->l3));
+  __builtin_memcpy(s->l4, h.l4, sizeof(s->l4));
+}
+
 /* FILTER EXPRESSION */
 
 static __always_inline void set_address(struct address *key, const u8 *address, bool v4) {

@@ -13,6 +13,7 @@ import click
 from tracer import __version__
 from tracer.cli.info import info
 from tracer.cli.lab import lab
+from tracer.cli.live import live
 from tracer.cli.ping import ping
 from tracer.cli.replay import replay
 from tracer.errors import ExitStatus, UserError
@@ -32,6 +33,7 @@ def commands(context: click.Context, in_lab: bool) -> None:
 
 
 commands.add_command(ping)
+commands.add_command(live)
 commands.add_command(replay)
 commands.add_command(info)
 commands.add_command(lab)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 from click.core import ParameterSource
 
-
-def _finite(_context: click.Context, option: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no number of seconds.")
-    return value
+from tracer.cli.options import finite
 
 
 @click.command()
@@ -19,9 +13,9 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
 @click.argument("destination")
 @click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="Stop after N requests. Default: Ctrl-C stops.")
 @click.option("-i", "--interval", type=click.FloatRange(min=0.01), default=1.0, metavar="SECONDS", show_default=True,
-              callback=_finite, help="Time from one request to the next.")
+              callback=finite, help="Time from one request to the next.")
 @click.option("-W", "--timeout", type=click.FloatRange(min=0.01), default=4.0, metavar="SECONDS", show_default=True,
-              callback=_finite, help="How long to wait for an answer. A silent neighbour is given up after 3 s.")
+              callback=finite, help="How long to wait for an answer. A silent neighbour is given up after 3 s.")
 @click.option("-s", "--size", type=click.IntRange(0, 65527), default=56, metavar="BYTES", show_default=True,
               help="Payload of a request.")
 @click.option("-t", "--ttl", type=click.IntRange(1, 255), metavar="N", help="Time to live (IPv6: hop limit).")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from tracer.journey.headers import decode, is_question
+from tracer.journey.headers import ECHO_REPLY, decode, is_question
 from tracer.journey.reasons import UNSAID, name, place, words
 from tracer.journey.stack import own_frames
 from tracer.journey.tracks import device_name
@@ -67,6 +67,11 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     # (macvlan receives without a tracepoint of its own: there the hooks tell.)
     arrived = any(e.netns == last.netns or not last.netns for e in events
                   if e.place == Place.RECEIVE or (e.place == Place.HOOK and HOOKS[e.hook] in ("prerouting", "input")))
+    # Whether a raw socket took a copy of an echo reply, only its program knows.
+    echoed = seen.answered is None and reason == "NO_SOCKET" and _is_echo_reply(last)
+    if receiver and arrived and echoed:
+        return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took, inferred=True,
+                   detail=f"{receiver} echo reply; that a program took a copy is concluded, since one had asked")
     if receiver and arrived and (last.place == Place.CONSUME or taken):
         if receiver in KEEPERS and hops:
             took = hops[-1].t_ns
@@ -103,6 +108,11 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     waits = last.place == Place.HOOK and stage is Stage.POSTROUTING
     said = "no device had it yet: so the kernel holds a packet while it asks for the next hop's MAC" if waits else ""
     return End(Result.UNKNOWN, node, device, stage, detail=said)
+
+
+def _is_echo_reply(event: Event) -> bool:
+    packet = decode(event.protocol, event.packet[:event.captured])
+    return packet.icmp_type is not None and packet.icmp_type == ECHO_REPLY.get(packet.proto)
 
 
 def _delivered(event: Event, receiver: str, seen: Seen) -> str:

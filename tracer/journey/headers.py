@@ -53,7 +53,8 @@ def _transport(family: int, number: int, src: str, dst: str, length: int, ttl: i
         elif proto == "udp":
             own = 8
         return Packet(family, proto, src, dst, length, sport=_u16(data, 0), dport=_u16(data, 2), ttl=ttl, tcp_flags=flags,
-                      payload=None if own is None else max(0, length - header - own))
+                      payload=None if own is None else max(0, length - header - own),
+                      tcp_seq=int.from_bytes(data[4:8], "big") if proto == "tcp" and len(data) >= 8 else None)
     if proto not in ERRORS or len(data) < 4:
         return Packet(family, proto, src, dst, length, ttl=ttl)
     kind = data[0]

@@ -40,6 +40,11 @@ class Stream(Teller):
         told = super()._tell(track)
         return told if track.begun > self._armed else [replace(journey, complete=False) for journey in told]
 
+    def _concerns(self, track: Track) -> bool:
+        """Namespaces of another engine, or another lab, are not of this network."""
+        known = self._tracks.topology.namespaces
+        return any(event.netns in known for branch in (track, *track.copies) for event in branch.events)
+
     def _about(self, track: Track) -> About:
         if track.packet.asked:
             return About("arp")

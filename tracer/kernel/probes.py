@@ -41,6 +41,7 @@ VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
+SAMPLE = struct.Struct("=H40s4s2x")  # struct sample of bpf/stream.h
 CALL, PSEUDO_KFUNC_CALL = 0x85, 2  # BPF_JMP | BPF_CALL, and its src_reg
 MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 RECORD = struct.Struct(f"{EVENT.format}{TAIL_BYTES}s")  # of ring.RECORD
@@ -100,6 +101,10 @@ class Probes:
             try:
                 self._ring = ring.open_ring(self._program.map_fd("events"))
                 stack.callback(self._ring.close)
+                stream = isinstance(selection, Stream)
+                self._passed = ring.map_counters(self._program.map_fd("passed")) if stream else None
+                self._samples = ring.map_counters(self._program.map_fd("samples"), words=SAMPLE.size // 8) \
+                    if stream else None
                 self._lost_now = ring.map_counters(self._program.map_fd("lost"))
                 self._shedding = Shedding(ring.map_counters(self._program.map_fd("share"), writable=True),
                                           time.monotonic()) if shed else None
@@ -194,6 +199,14 @@ class Probes:
         # behind the ring: the messages about what it told are there already
         traces, lost_traces = self._rules.read() if self._rules else ([], [])
         return records, Batch([], sum(lost.values()), tuple(traces), tuple(lost_traces), lost, share)
+
+    def passed(self) -> tuple[int, list[tuple[int, bytes]]]:
+        """What a stream's probes saw sent and did not follow: how many packets, and of some of the latest the EtherType and
+        the headers from the network's on, without options."""
+        if self._passed is None or self._samples is None:
+            return 0, []
+        return sum(self._passed), [(protocol, l3[:20] + l4 if protocol == ETH_P[4] else l3 + l4)
+                                   for protocol, l3, l4 in SAMPLE.iter_unpack(self._samples.tobytes()) if protocol]
 
     def events(self, records: Any) -> list[Event]:
         """Objects of these records: of a whole batch, or of what numpy made of it by an index, a slice or a mask."""

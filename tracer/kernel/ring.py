@@ -118,9 +118,10 @@ def open_ring(fd: int, barrier: Callable[[], None] | None = None) -> Ring:
                 mmap.mmap(fd, PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE), barrier, fd)
 
 
-def map_counters(fd: int, writable: bool = False) -> memoryview:
-    """The u64 values of an array map that was made with BPF_F_MMAPABLE, live: reading one is no system call."""
-    count = map_entries(fd)
+def map_counters(fd: int, writable: bool = False, words: int = 1) -> memoryview:
+    """The values, of so many u64 each, of an array map that was made with BPF_F_MMAPABLE, live: reading one is no system
+    call."""
+    count = map_entries(fd) * words
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     return memoryview(mmap.mmap(fd, -(-8 * count // PAGE) * PAGE, mmap.MAP_SHARED, access)).cast("Q")[:count]
 

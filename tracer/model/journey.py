@@ -66,6 +66,7 @@ class Packet:
     ttl: int | None = None  # or hop limit
     quoted: Packet | None = None  # the packet that an ICMP error is about
     payload: int | None = None  # bytes behind the header of TCP or UDP
+    tcp_seq: int | None = None  # sequence number
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from tracer.errors import UserError
-from tracer.model.topology import Address, Container, Namespace, Topology
+from tracer.model.topology import Address, Container, Namespace, Network, Topology
 from tracer.topology import lab
 from tracer.topology.directory import Claim, Directory, container_path
 from tracer.topology.engine import SOCKETS, Engine, find_engine
@@ -146,6 +146,34 @@ class Host:
         words = sorted({"host", *(c.name for c in directory.containers()), *directory.named_namespaces()})
         near = sorted(difflib.get_close_matches(word.removeprefix("netns:"), words, n=3, cutoff=0.5))
         return UserError(f"{said}: " + (f"did you mean {', '.join(near)}?" if near else other))
+
+    def look_for(self, name: str) -> None:
+        """A container that may start later: it need not be there, but a name that means something else is refused."""
+        if self.directory.container(name) is None:
+            if self.directory.problem or not self.directory.engine:
+                self.find(name)  # without an engine, only a namespace can be meant
+            return
+
+    def subnets(self, name: str) -> list[Network]:
+        """Of one of the engine's networks. UserError where it has none of this name."""
+        networks = self.directory.networks()
+        for network in networks:
+            if name in (network.name, network.id, network.device):
+                return list(network.subnets)
+        known = ", ".join(sorted(network.name for network in networks))
+        raise UserError(f'No Docker network is called "{name}"' + (f": there are {known}." if known else
+                                                                   ", and no engine tells of any."))
+
+    def find_running(self) -> None:
+        """Have all running containers among the places; in the lab, all of its namespaces."""
+        if self._where:
+            for name, path in self.directory.named_namespaces().items():
+                self._place(name, name, path)
+        for container in self.directory.containers():
+            if container.state == "running":
+                inspected = self.directory.inspect(container.id)
+                if inspected and inspected.pid:
+                    self._container(container.name, inspected)
 
     def find_publishers(self, protocol: str, port: int) -> None:
         """Have the containers that publish this port of the host among the places, since a packet to it ends there."""
