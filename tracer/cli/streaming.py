@@ -145,7 +145,9 @@ class Stream:
 
     def _show(self, journeys: list[Journey], topology: Topology) -> None:
         following = self._following
-        for journey, branches in families(explain([owned(j, topology) for j in journeys], topology)):
+        if any(j.end.result is not Result.DELIVERED for j in journeys):
+            journeys = explain([owned(j, topology) for j in journeys], topology)
+        for journey, branches in families(journeys):
             problem = self._problems.of(journey)
             if following.drops and not any(j.end.result is Result.DROPPED for j in (journey, *branches)):
                 continue

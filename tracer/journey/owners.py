@@ -101,6 +101,9 @@ def owner(rule: Rule, topology: Topology) -> str | None:
 
 def owned(journey: Journey, topology: Topology) -> Journey:
     """The journey, with the owners of the rules that its packet met."""
+    if not any(hop.rules for hop in journey.hops) and not journey.end.rule:
+        return journey
+
     def told(rule: Rule) -> Rule:
         return replace(rule, owner=owner(rule, topology))
 

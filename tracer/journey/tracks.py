@@ -186,7 +186,8 @@ class Tracks:
 
     def _whole_of(self, event: Event) -> Track | None:
         """The packet that this is the first fragment of, or whose fragments were put together to this."""
-        thread = _thread(event) if _is_part(event) or event.place == Place.HOOK or event.place in ENDS else None
+        inside = event.place in ENDS or (event.place == Place.HOOK and HOOKS[event.hook] != "output")
+        thread = _thread(event) if _is_part(event) or inside else None
         if thread is None:
             return None
         for other in reversed(self._live.values()):

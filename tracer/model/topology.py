@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 Address = IPv4Address | IPv6Address
@@ -117,7 +118,7 @@ class BaseChain:
     devices: tuple[str, ...] = ()  # that a chain at ingress or egress belongs to
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Namespace:
     """One network namespace. `path` opens it (setns); it stays valid as long as what it names."""
 
@@ -142,7 +143,11 @@ class Namespace:
 
     def has(self, address: str) -> bool:
         """Does a device of it have this address? Loopback addresses are everybody's, and so nobody's."""
-        return any(str(i.ip) == address and not i.is_loopback for link in self.links.values() for i in link.addresses)
+        return address in self._own
+
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        return frozenset(str(i.ip) for link in self.links.values() for i in link.addresses if not i.is_loopback)
 
     def addresses(self, version: int) -> tuple[tuple[Link, Interface], ...]:
         """Each address of IP version 4 or 6 with its device; loopback and IPv6 link-local ones left out."""
@@ -196,7 +201,7 @@ class Container:
     ports: tuple[Published, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Topology:
     """A snapshot. Namespaces that nobody asked for may be missing; `names` still knows them where it can."""
 
@@ -214,7 +219,16 @@ class Topology:
 
     def owner(self, address: str) -> int | None:
         """The namespace that has this address."""
-        return next((n.inode for n in self.namespaces.values() if n.has(address)), None)
+        return self._owners.get(address)
+
+    @cached_property
+    def _owners(self) -> dict[str, int]:
+        """The first of several counts."""
+        found: dict[str, int] = {}
+        for namespace in self.namespaces.values():
+            for address in namespace._own:
+                found.setdefault(address, namespace.inode)
+        return found
 
     def link(self, netns: int, ifindex: int) -> Link | None:
         namespace = self.namespaces.get(netns)
