@@ -43,6 +43,13 @@ class Result(str, Enum):
 BRANCHES = ("copy", "part")  # kinds of journeys that are told with their parent
 
 
+def endpoint(name: str, port: int | None) -> str:
+    """"c2:80", "[fd00:17::3]:80"; without a port the name."""
+    if port is None:
+        return name
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
     """Headers as first seen. Ports, ICMP and ARP fields are None where the protocol has none."""

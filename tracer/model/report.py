@@ -154,7 +154,10 @@ class FlowSummary:
     """All connections of one client to one service, in both directions and across NAT."""
 
     name: str  # "c1 → c2:80"
-    proto: str
+    client: str  # a node, or an address that nobody known has
+    service: str
+    port: int | None
+    proto: str  # as Packet has it; "ndp" for IPv6's neighbour discovery
     connections: int | None  # that began or were first seen meanwhile; None: the protocol has no ports
     journeys: int
     delivered: int

@@ -14,7 +14,7 @@ from itertools import islice
 from rich.cells import cell_len
 from rich.console import Console
 
-from tracer.model.journey import Journey, Packet, Result, Rewrite, Stage
+from tracer.model.journey import Journey, Packet, Result, Rewrite, Stage, endpoint
 from tracer.render import copies as copied, words
 from tracer.render.alphabet import Alphabet
 from tracer.render.styles import DIM, NAME, RESULT, REWRITE, ROLE, WARNING
@@ -107,14 +107,7 @@ def packet_name(packet: Packet) -> str:
     about = packet.quoted
     if about is None:
         return words.packet_name(packet) + (f" {packet.asked}" if packet.asked else "")
-    return f"{words.packet_name(packet)} (about {about.proto.upper()} to {at(about.dst, about.dport)})"
-
-
-def at(name: str, port: int | None) -> str:
-    """"c2:80", "[fd00:17::3]:80"."""
-    if port is None:
-        return name
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    return f"{words.packet_name(packet)} (about {about.proto.upper()} to {endpoint(about.dst, about.dport)})"
 
 
 def ends(journey: Journey) -> tuple[str, str]:
@@ -124,8 +117,8 @@ def ends(journey: Journey) -> tuple[str, str]:
     if sport is None or dport is None:
         return source, target
     if journey.kind == "reply" or (journey.kind != "request" and sport < dport):
-        return at(source, sport), target
-    return source, at(target, dport)
+        return endpoint(source, sport), target
+    return source, endpoint(target, dport)
 
 
 def _head(journey: Journey) -> list[Piece]:
@@ -200,7 +193,7 @@ def rewritten(rewrite: Rewrite) -> str:
     said = []
     for name, address, port in (("src", rewrite.src, rewrite.sport), ("dst", rewrite.dst, rewrite.dport)):
         if address:
-            said.append(f"{name}→{at(address[1], port[1] if port else None)}")
+            said.append(f"{name}→{endpoint(address[1], port[1] if port else None)}")
         elif port:
             said.append(f"{name[0]}port→{port[1]}")
     return " ".join(said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tracer.model.journey import Cause, Direction, End, Hop, Journey, Packet, Result, Rule, Stage, Table
+from tracer.model.journey import Cause, Direction, End, Hop, Journey, Packet, Result, Rule, Stage, Table, endpoint
 from tracer.model.report import OnBridge, RoundTrip, Seen, Start, Summary
 
 NETFILTER = (Stage.PREROUTING, Stage.INPUT, Stage.FORWARD, Stage.OUTPUT, Stage.POSTROUTING)
@@ -299,8 +299,7 @@ def explained(hop: Hop) -> list[str]:
 
 def direction(one: Direction) -> str:
     """"172.17.0.2:40000 → 203.0.113.1:80"."""
-    return " → ".join(address if port is None else f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-                      for address, port in ((one.src, one.sport), (one.dst, one.dport)))
+    return f"{endpoint(one.src, one.sport)} → {endpoint(one.dst, one.dport)}"
 
 
 def where(start: Start) -> str:
