@@ -91,11 +91,14 @@ class Teller(ABC):
 
     def _tell_all(self, tracks: list[Track]) -> list[Journey]:
         told = []
+        now = self._tracks.topology
         for track in tracks:
             if self._concerns(track):
+                self._tracks.topology = now.at(track.begun)
                 told += self._tell(track)
             else:
                 self._tracks.forget(track)
+        self._tracks.topology = now
         return told
 
     def _tell(self, track: Track) -> list[Journey]:

@@ -4,8 +4,8 @@ A thread follows what the kernel announces in the host's namespace and what the 
 socket in any other namespace: that would keep it, and its devices, alive after its container ended. A container's namespace
 is read when a packet was met there.
 
-The kernel gives the inode of a namespace that ended to the next one that is made. So a name has an end: at() tells the
-names of a time.
+The kernel gives the inode of a namespace that ended to the next one that is made. So a name has an end: Topology.at() tells
+the names of a time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from tracer.model.topology import Link, LinkKey, Namespace, Topology
+from tracer.model.topology import Ended, FormerLink, Link, LinkKey, Namespace, Topology
 from tracer.topology import changes, netns
 from tracer.topology.directory import Claim, container_path
 from tracer.topology.engine import EngineError, EngineEvent, Events
@@ -44,54 +44,15 @@ NEWLINK, DELLINK = 16, 17  # RTM_*
 CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Past:
-    """A namespace that ended."""
-
-    inode: int
-    name: str
-    namespace: Namespace | None  # where it was read
-    ended: int  # CLOCK_MONOTONIC ns, when that was heard
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What at() and poll() tell from. Nothing in it changes."""
-
-    living: Topology
-    past: tuple[_Past, ...] = ()  # in the order of their ends
-    gone: tuple[tuple[Link, int], ...] = ()  # devices of the host as they were until when, in the order of that
-
-    def at(self, when: int | None) -> Topology:
-        """With what has ended since `when`; with all that is remembered and has no successor, for None."""
-        if not self.past and not self.gone:
-            return self.living
-        living = self.living
-        names, namespaces = dict(living.names), dict(living.namespaces)
-        for past in reversed(self.past):
-            if past.ended >= when if when is not None else past.inode not in living.names:
-                names[past.inode] = past.name
-                namespaces.pop(past.inode, None)
-                if past.namespace:
-                    namespaces[past.inode] = past.namespace
-        host = namespaces[living.host]
-        inherited = {past.inode for past in self.past} & living.names.keys()
-        links = {link.ifindex: link for link, ended in reversed(self.gone)
-                 if (ended >= when if when is not None else not (link.peer and link.peer.netns in inherited))}
-        now = dict(host.links)
-        namespaces[living.host] = replace(host, links=links | now if when is None else now | links)
-        return replace(living, names=names, namespaces=namespaces)
-
-
 class Watcher:
-    """A context manager. Everything but at(), poll() and met() belongs to its thread, once that runs."""
+    """A context manager. Everything but poll() and met() belongs to its thread, once that runs; `host` too."""
 
     def __init__(self, host: Host) -> None:
         self._host, self._directory = host, host.directory
         self._here = host.place.netns
         self._namespaces: dict[int, Namespace] = {}  # that were read
-        self._past: list[_Past] = []
-        self._gone: list[tuple[Link, int]] = []
+        self._ended: list[Ended] = []
+        self._former: list[FormerLink] = []
         self._nsids: dict[int, int] = {}  # the host's ids of other namespaces -> inode
         self._stale = {self._here}  # namespaces to read
         self._whole_at = self._alive_at = 0.0  # not before, monotonic s
@@ -109,7 +70,7 @@ class Watcher:
         self._socket = netns.in_namespace(self._host.place.path, changes.open_socket)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-            self._state = self._told = _State(Topology(self._here, {}))
+            self._told: Topology | None = None
             self._round()
         except BaseException:
             self._close()
@@ -128,20 +89,14 @@ class Watcher:
             self._events.close()
 
     def poll(self) -> Topology | None:
-        """The network where it is another than at the last call; with what has just ended, as long as nothing else has its
-        place. Costs next to nothing."""
+        """The network, where it is another than at the last call. Costs next to nothing."""
         if self._failure:
             raise self._failure
-        state = self._state
-        if state is self._told:
+        topology = self._topology
+        if topology is self._told:
             return None
-        self._told = state
-        return state.at(None)
-
-    def at(self, when: int) -> Topology:
-        """The network to tell a packet with that was seen at `when` (CLOCK_MONOTONIC ns, not long ago): what ended later is
-        in it, what ended before is not."""
-        return self._state.at(when)
+        self._told = topology
+        return topology
 
     def met(self, keys: Iterable[LinkKey]) -> None:
         """Packets were seen at these devices, and the topology does not have them: look for them soon."""
@@ -251,7 +206,7 @@ class Watcher:
         ended = [number for number, path in self._directory.paths.items()
                  if number != self._here and not netns.leads(path, number)]
         for number in ended:
-            self._past.append(_Past(number, self._directory.names[number], self._namespaces.pop(number, None), now))
+            self._ended.append(Ended(number, self._directory.names[number], self._namespaces.pop(number, None), now))
             self._directory.forget(number)
             self._stale.discard(number)
             self._nsids = {nsid: inode for nsid, inode in self._nsids.items() if inode != number}
@@ -368,24 +323,34 @@ class Watcher:
 
     def _changed(self, before: Link, link: Link | None, now: int) -> None:
         """Keep what is gone. A veth pair goes in steps: off its bridge, both ends in the host, and away."""
-        if link is None and any(before.ifindex == known.ifindex for known, _ended in self._gone):
-            return
+        told = [former for former in self._former if former.link.ifindex == before.ifindex]
         away = before.peer and before.peer.netns != self._here
-        if link is None or (away and link.peer != before.peer) or (before.master and link.master != before.master):
-            self._gone.append((before, now))
+        if link is None and told:
+            self._former[self._former.index(told[-1])] = replace(told[-1], gone=True)
+        elif link is None or (away and link.peer != before.peer) or (before.master and link.master != before.master):
+            self._former.append(FormerLink(before, now, link is None))
 
     def _expire(self) -> bool:
         end = time.monotonic_ns() - int(GRACE_S * 1e9)
-        before = len(self._past) + len(self._gone)
-        self._past = [past for past in self._past if past.ended > end]
-        self._gone = [(link, ended) for link, ended in self._gone if ended > end]
-        return before != len(self._past) + len(self._gone)
+        before = len(self._ended) + len(self._former)
+        self._ended = [ended for ended in self._ended if ended.until > end]
+        self._former = [former for former in self._former if former.until > end]
+        return before != len(self._ended) + len(self._former)
 
     def _publish(self) -> None:
+        """What ended is kept in it where nothing else has its place."""
         directory = self._directory
-        names = dict(directory.names)
+        names = {end.inode: end.name for end in self._ended} | directory.names
+        read = {end.inode: end.namespace for end in self._ended
+                if end.namespace and end.inode not in directory.names} | self._namespaces
+        ended = tuple(replace(end, reused=end.inode in directory.names) for end in self._ended)
+        reused = {end.inode for end in ended if end.reused}
+        host = read[self._here]
+        # of several earlier ones, the first: a veth pair was whole then
+        links = {former.link.ifindex: former.link for former in reversed(self._former)
+                 if former.gone and not (former.link.peer and former.link.peer.netns in reused)} | dict(host.links)
+        read[self._here] = replace(host, links=links)
         containers = {c.id: c for c in directory.containers()} | directory.inspected
-        living = Topology(self._here, {n: replace(namespace, name=names.get(n, namespace.name))
-                                       for n, namespace in self._namespaces.items()},
-                          names, tuple(containers.values()), tuple(directory.networks()))
-        self._state = _State(living, tuple(self._past), tuple(self._gone))
+        self._topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
+                                  names, tuple(containers.values()), tuple(directory.networks()), ended,
+                                  tuple(self._former))
