@@ -36,7 +36,7 @@ class Assembler(Teller):
 
     def know(self, topology: Topology, target: int | None) -> None:
         """The network changed, or more of it was read."""
-        self._tracks.topology = topology
+        self._know(topology)
         self._target = target
 
     def sent(self, seq: int, when: int) -> None:

@@ -11,11 +11,12 @@ from tracer.journey.tracks import Track
 from tracer.model.journey import Journey
 from tracer.model.layout import Place
 from tracer.model.probes import HOOKS, Machine
-from tracer.model.topology import Namespace, Topology
+from tracer.model.topology import LinkKey, Namespace, Topology
 
 SETTLED_NS = 5_000_000  # from the end that was seen: copies and segments still come
 TAKEN_NS = 200_000_000  # a socket may hold the packet for long: that it was not dropped by then is all that can be said
 NEIGHBOR_NS = 4_000_000_000  # a neighbour's failure takes 3 s
+NAMING_NS = 1_000_000_000  # how long a journey is kept back for the name of what it met
 REPLIES = (3, 4)  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 
@@ -23,6 +24,7 @@ class Stream(Teller):
     def __init__(self, topology: Topology, machine: Callable[[], Machine]) -> None:
         super().__init__(topology, machine)
         self._armed = 0
+        self._nameless: dict[LinkKey, int] = {}  # -> when it was first met, ns
 
     def armed(self, now: int) -> None:
         """Since now, CLOCK_MONOTONIC in ns, netfilter is watched: what began before may lack hops."""
@@ -30,11 +32,20 @@ class Stream(Teller):
 
     def know(self, topology: Topology) -> None:
         """The network changed, or more of it was read."""
-        self._tracks.topology = topology
+        self._know(topology)
+        self._nameless = {key: met for key, met in self._nameless.items() if not _has_name(key, topology)}
 
     def take(self, now: int) -> list[Journey]:
         """The journeys that are over by now (CLOCK_MONOTONIC, ns), in the order in which they began. They are told once."""
-        return self._tell_all([track for track in self._originals() if _is_over(track, now)])
+        return self._tell_all([track for track in self._originals() if _is_over(track, now)
+                               and not self._waits_for_names(track, now)])
+
+    def _waits_for_names(self, track: Track, now: int) -> bool:
+        """A container's name is known only a moment after its first packet; a namespace that nobody made one for stays
+        without."""
+        topology = self._at(track.begun)
+        keys = {LinkKey(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events}
+        return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in keys if not _has_name(key, topology))
 
     def _tell(self, track: Track) -> list[Journey]:
         told = super()._tell(track)
@@ -55,6 +66,13 @@ class Stream(Teller):
 
     def _seen(self, about: About, netns: int, where: Namespace | None) -> Seen:
         return Seen("other", where=where)
+
+
+def _has_name(key: LinkKey, topology: Topology) -> bool:
+    """The host's devices lead to others; those of others bring their names themselves."""
+    if key.netns == topology.host and key.ifindex:
+        return topology.link(key.netns, key.ifindex) is not None
+    return not key.netns or key.netns in topology.names
 
 
 def _is_over(track: Track, now: int) -> bool:

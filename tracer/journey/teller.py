@@ -4,6 +4,7 @@ runs say: see assemble.py and stream.py."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,7 @@ class Teller(ABC):
     def __init__(self, topology: Topology, machine: Callable[[], Machine]) -> None:
         self._machine = machine
         self._tracks = Tracks(topology)
+        self._know(topology)
         self._walks = Walks()
 
     @abstractmethod
@@ -68,6 +70,18 @@ class Teller(ABC):
     def topology(self) -> Topology:
         return self._tracks.topology
 
+    def _know(self, topology: Topology) -> None:
+        self._tracks.topology = self._now = topology
+        self._ends = sorted([*(end.until for end in topology.ended), *(former.until for former in topology.former)])
+        self._versions: dict[int, Topology] = {}  # as it was before each of these
+
+    def _at(self, when: int) -> Topology:
+        """The network as it was at `when`: names go from one namespace to another."""
+        at = bisect_left(self._ends, when)
+        if at not in self._versions:
+            self._versions[at] = self._now.at(when)
+        return self._versions[at]
+
     def number(self, journey: int) -> int | None:
         """Journey.id of one of the kernel's journeys that is not told yet."""
         return self._tracks.number(journey)
@@ -80,7 +94,7 @@ class Teller(ABC):
         """Devices that packets were seen at and that the topology does not have."""
         return {LinkKey(event.netns, event.ifindex) for track in self._tracks.live if self._concerns(track)
                 for event in track.events if event.netns and event.ifindex
-                and self._tracks.topology.link(event.netns, event.ifindex) is None}
+                and self._at(track.begun).link(event.netns, event.ifindex) is None}
 
     def rest(self) -> list[Journey]:
         """All that was not told yet."""
@@ -93,9 +107,11 @@ class Teller(ABC):
         told = []
         for track in tracks:
             if self._concerns(track):
+                self._tracks.topology = self._at(track.begun)
                 told += self._tell(track)
             else:
                 self._tracks.forget(track)
+        self._tracks.topology = self._now
         return told
 
     def _tell(self, track: Track) -> list[Journey]:

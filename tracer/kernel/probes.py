@@ -38,6 +38,7 @@ TRANSPORTS = {"tcp": 6, "udp": 17}  # the others are ICMP's
 TRANSPORT_AT = {4: 9, 6: 6}  # offset of the protocol's number in the IP header
 NFPROTO = {4: 2, 6: 10}
 VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
+LOOK_S = 0.2  # between two looks whether watched namespaces still live
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
@@ -79,6 +80,8 @@ class Probes:
         self._hooks: dict[int, int] = {}  # slot -> program
         self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
         self._names: dict[int, str] = {}  # of watched namespaces
+        self._looked = 0.0  # whether they live, monotonic s
+        self._links_in: dict[int, ExitStack] = {}  # netfilter links that are attached, by namespace
         self._armed = False
         self._when_armed: list[Callable[[], int]] = []  # each opens a link
         self._points: dict[tuple[int, str, int], HookPoint] = {}
@@ -143,8 +146,12 @@ class Probes:
         self._names[namespace.inode] = namespace.name
         if self._rules:
             self._rules.watch(namespace)
-        if namespace.inode in self._watched or "netfilter" in self._missing:
+        if "netfilter" in self._missing:
             return
+        if namespace.inode in self._watched:
+            if netns.leads(self._watched[namespace.inode][0], namespace.inode):
+                return
+            self._unwatch(namespace.inode)
         points = hook_points(namespace, self._versions)
         try:
             for slot in {point.slot for point in points} - self._hooks.keys():
@@ -153,6 +160,8 @@ class Probes:
             self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
             return
         self._watched[namespace.inode] = (namespace.path, points)
+        for key in [key for key in self._points if key[0] == namespace.inode]:  # of an earlier one with that inode
+            del self._points[key]
         self._points.update({(p.netns, p.hook, p.slot): p for p in points})
         if "netfilter" not in self._attached:
             self._attached.append("netfilter")
@@ -180,6 +189,7 @@ class Probes:
         if self._rules:
             self._rules.disarm()
         self._hook_links.close()
+        self._links_in.clear()
 
     def read(self, timeout_ms: int) -> Batch:
         """Wait for events, at most so long, and return what there is, in the order in which it happened: of a ring of 1 MiB
@@ -189,6 +199,8 @@ class Probes:
 
     def read_records(self, timeout_ms: int) -> tuple[Any, Batch]:
         """The same without an object for each: the events as numpy's array of ring.RECORD, and what else a batch says."""
+        if time.monotonic() - self._looked > LOOK_S:
+            self._let_go()
         self._ring.wait(timeout_ms)
         records = self._ring.read()
         before, self._lost = self._lost, list(self._lost_now)
@@ -207,6 +219,20 @@ class Probes:
             return 0, []
         return sum(self._passed), [(protocol, l3[:20] + l4 if protocol == ETH_P[4] else l3 + l4)
                                    for protocol, l3, l4 in SAMPLE.iter_unpack(self._samples.tobytes()) if protocol]
+
+    def _let_go(self) -> None:
+        """Of namespaces that ended: what is attached there keeps them alive, with their devices."""
+        self._looked = time.monotonic()
+        for inode, (path, _points) in tuple(self._watched.items()):
+            if not netns.leads(path, inode):
+                self._unwatch(inode)
+        if self._rules:
+            self._rules.let_go()
+
+    def _unwatch(self, inode: int) -> None:
+        del self._watched[inode]
+        if links := self._links_in.pop(inode, None):
+            links.close()
 
     def events(self, records: Any) -> list[Event]:
         """Objects of these records: of a whole batch, or of what numpy made of it by an index, a slice or a mask."""
@@ -294,6 +320,8 @@ class Probes:
 
     def _attach_links(self, inode: int) -> None:
         path, points = self._watched[inode]
+        links = self._links_in[inode] = ExitStack()
+        self._hook_links.callback(links.close)
 
         def attach() -> None:
             if netns.inode("/proc/thread-self/ns/net") != inode:
@@ -303,13 +331,13 @@ class Probes:
                     if behind and behind.hook == point.hook else 2**31 - 2
                 for version in self._versions:
                     link, priority = self._link_at(point, last, version)
-                    self._hook_links.callback(os.close, link)
+                    links.callback(os.close, link)
                     self._points[point.netns, point.hook, point.slot] = replace(point, priority=priority)
 
         try:
             netns.in_namespace(path, attach)
         except OSError as error:
-            del self._watched[inode]
+            self._unwatch(inode)
             if os.path.exists(path) and error.errno != errno.ESTALE:  # else its container ended: no packet can be there
                 self._missing[f"netfilter in {self._names[inode]}"] = error.strerror or str(error)
 

@@ -22,7 +22,7 @@ from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Namespace
 from tracer.topology import nfnetlink
 from tracer.topology.chains import is_loaded
-from tracer.topology.netns import in_namespace, inode
+from tracer.topology.netns import in_namespace, inode, leads
 from tracer.topology.nfnetlink import Connection, attribute, nested, number, text, unpack, word
 
 TRACE_GROUP = 9  # NFNLGRP_NFTRACE
@@ -63,6 +63,7 @@ class RuleTracer:
         self._matches = tuple(_matches(selection))
         self._translated = tuple(_translated(selection))
         self._watched: dict[int, _Watched] = {}
+        self._paths: dict[int, str] = {}  # of namespaces that are watched or untraced
         self._armed = False
         self.untraced: dict[int, str] = {}  # netns -> why rules are not traced there
 
@@ -79,13 +80,15 @@ class RuleTracer:
 
     def watch(self, namespace: Namespace) -> None:
         """Trace rules in this namespace, whenever armed. Why not, where it cannot be, is in `untraced`."""
-        if namespace.inode in self._watched or namespace.inode in self.untraced:
+        if leads(self._paths.get(namespace.inode, ""), namespace.inode):
             return
+        self._let_go(namespace.inode)
+        if namespace.chains is not None and all(chain.legacy for chain in namespace.chains):
+            return  # nothing sends trace messages
+        self._paths[namespace.inode] = namespace.path
         if namespace.chains is None:
             self.untraced[namespace.inode] = "its tables could not be read"
             return
-        if all(chain.legacy for chain in namespace.chains):
-            return  # nothing sends trace messages
 
         def open_one() -> _Watched:
             if inode("/proc/thread-self/ns/net") != namespace.inode:
@@ -104,6 +107,18 @@ class RuleTracer:
         except OSError as error:
             if error.errno != errno.ESTALE and os.path.exists(namespace.path):  # else it ended: no packet can be there
                 self.untraced[namespace.inode] = _why(error)
+
+    def let_go(self) -> None:
+        """Of namespaces that ended: the sockets keep them alive, with their devices."""
+        for netns, path in tuple(self._paths.items()):
+            if not leads(path, netns):
+                self._let_go(netns)
+
+    def _let_go(self, netns: int) -> None:
+        self._paths.pop(netns, None)
+        self.untraced.pop(netns, None)
+        if watched := self._watched.pop(netns, None):
+            watched.close()
 
     def arm(self) -> None:
         if not self._armed:

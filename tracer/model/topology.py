@@ -7,7 +7,7 @@ says nothing, since each namespace counts from 1 and calls its device `eth0`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
@@ -201,15 +201,65 @@ class Container:
     ports: tuple[Published, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A namespace that is no more. The kernel gives its inode to the next one that is made."""
+
+    inode: int
+    name: str
+    namespace: Namespace | None  # None: it was not read
+    until: int  # CLOCK_MONOTONIC ns, when its end was heard
+    reused: bool = False  # another one has the inode
+
+
+@dataclass(frozen=True, slots=True)
+class FormerLink:
+    """A device of the host as it was."""
+
+    link: Link
+    until: int  # CLOCK_MONOTONIC ns, when it was heard that it is no more, or another
+    gone: bool = True
+
+
 @dataclass(frozen=True)
 class Topology:
-    """A snapshot. Namespaces that nobody asked for may be missing; `names` still knows them where it can."""
+    """A snapshot. Namespaces that nobody asked for may be missing; `names` still knows them where it can.
+
+    What ended a moment ago is still in it where nothing else has its place.
+    """
 
     host: int  # inode of the namespace that is called `host`
     namespaces: Mapping[int, Namespace]
     names: Mapping[int, str] = field(default_factory=dict)  # inode -> name, also of namespaces that were not read
     containers: tuple[Container, ...] = ()
     networks: tuple[EngineNetwork, ...] = ()
+    ended: tuple[Ended, ...] = ()  # in the order of their ends
+    former: tuple[FormerLink, ...] = ()  # in the same order
+
+    def at(self, when: int) -> Topology:
+        """The network of a packet that was seen at `when` (CLOCK_MONOTONIC, ns): with what ended later and without what
+        ended before, which another one's events could pass for."""
+        if not self.ended and not self.former:
+            return self
+        names, namespaces = dict(self.names), dict(self.namespaces)
+        for end in self.ended:
+            if not end.reused:
+                names.pop(end.inode, None)
+                namespaces.pop(end.inode, None)
+        for end in reversed(self.ended):
+            if end.until >= when:
+                names[end.inode] = end.name
+                namespaces.pop(end.inode, None)
+                if end.namespace:
+                    namespaces[end.inode] = end.namespace
+        host = namespaces[self.host]
+        links = dict(host.links)
+        for before in self.former:
+            if before.gone:
+                links.pop(before.link.ifindex, None)
+        links |= {before.link.ifindex: before.link for before in reversed(self.former) if before.until >= when}
+        namespaces[self.host] = replace(host, links=links)
+        return replace(self, names=names, namespaces=namespaces, ended=(), former=())
 
     def node(self, netns: int) -> str:
         """The namespace's name, or `netns:INODE` for one that has none."""

@@ -1,6 +1,7 @@
 """Netlink's announcements that a namespace's devices, addresses, routes or rules are others now.
 
-What changed is not read from them: whoever asks reads the namespace anew.
+What changed is not read from them: whoever asks reads the namespace anew. A socket keeps its namespace alive, with the
+devices in it: it is closed once nothing leads to the namespace any more.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import socket
 from types import TracebackType
 
 from tracer.model.topology import Namespace
-from tracer.topology.netns import in_namespace
+from tracer.topology.netns import in_namespace, leads
 
 # RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE (linux/rtnetlink.h).
 # RTNLGRP_NEIGH is not among them: a probe's own neighbour lookups would announce themselves.
@@ -22,35 +23,45 @@ class Changes:
     """Listens in each namespace that it is told of. A context manager."""
 
     def __init__(self) -> None:
-        self._sockets: dict[int, socket.socket] = {}
+        self._sockets: dict[int, tuple[str, socket.socket]] = {}  # inode -> (path, socket)
 
     def __enter__(self) -> Changes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        for one in self._sockets.values():
+        for _path, one in self._sockets.values():
             one.close()
 
     def watch(self, namespace: Namespace) -> None:
         """Nothing where the namespace is gone."""
         if namespace.inode not in self._sockets:
             try:
-                self._sockets[namespace.inode] = in_namespace(namespace.path, _open)
+                self._sockets[namespace.inode] = (namespace.path, in_namespace(namespace.path, open_socket))
             except OSError as error:
                 if error.errno not in _ENDED:
                     raise
 
     def seen(self) -> set[int]:
         """The namespaces (inodes) with changes since it was last asked."""
-        return {inode for inode, one in self._sockets.items() if _drain(one)}
+        for inode, (path, one) in tuple(self._sockets.items()):
+            if not leads(path, inode):
+                one.close()
+                del self._sockets[inode]
+        return {inode for inode, (_path, one) in self._sockets.items() if _drain(one)}
 
 
-def _open() -> socket.socket:
+def open_socket() -> socket.socket:
+    """In the calling thread's network namespace."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
                            socket.NETLINK_ROUTE)
     opened.bind((0, _GROUPS))
     return opened
+
+
+def overrun(error: OSError) -> bool:
+    """There was more than the socket could keep: that too is a change."""
+    return error.errno == errno.ENOBUFS
 
 
 def _drain(one: socket.socket) -> bool:
@@ -61,6 +72,6 @@ def _drain(one: socket.socket) -> bool:
         except BlockingIOError:
             return heard
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # more than the socket could keep: that too is a change
+            if not overrun(error):
                 raise
         heard = True

@@ -14,7 +14,7 @@ from enum import IntEnum
 from tracer.errors import UserError
 from tracer.model.topology import Container, EngineNetwork
 from tracer.topology.engine import Engine, EngineError
-from tracer.topology.netns import inode
+from tracer.topology.netns import inode, leads
 
 RELIST = 1.0  # seconds between two listings for namespaces that nobody knows
 FORGET = 64.0  # seconds, the longest that one such namespace waits for its next listing
@@ -58,9 +58,26 @@ class Directory:
             number = inode(path)
         except OSError:
             return None
-        if number not in self.names or claim > self._claims[number]:
+        if number not in self.names or claim > self._claims[number] or not leads(self.paths[number], number):
             self.names[number], self.paths[number], self._claims[number] = name, path, claim
         return number
+
+    def forget(self, number: int) -> None:
+        """Its namespace ended, or has another name now: the kernel gives the inode to the next one that is made."""
+        for known in (self.names, self.paths, self._claims):
+            known.pop(number, None)
+
+    def drop(self, identity: str) -> None:
+        """The container was removed."""
+        self.inspected.pop(identity, None)
+        self._list = [container for container in self._list or () if container.id != identity]
+
+    def list_anew(self) -> None:
+        """What the engine listed may be otherwise now: the next question asks it again."""
+        self._list = self._networks = self.problem = None
+
+    def list_networks_anew(self) -> None:
+        self._networks = None
 
     def containers(self) -> list[Container]:
         """All containers as the engine listed them (`pid` 0); none if it does not answer, which `problem` explains."""
@@ -117,7 +134,7 @@ class Directory:
         if unknown in self.names or now < not_before or now - self._listed_at < RELIST:
             return unknown in self.names
         self._listed_at = now
-        self._list = self._networks = self.problem = None
+        self.list_anew()
         self.named_namespaces()
         for container in self.containers():  # newest first: most likely the one that is asked for
             if unknown in self.names:

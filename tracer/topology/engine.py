@@ -9,8 +9,10 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -19,7 +21,18 @@ from tracer.errors import UserError
 from tracer.model.topology import Address, Attachment, Container, EngineNetwork, Network, Published
 
 SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")  # asked in this order when no variable names one
+EVENT_BYTES = 4 << 20  # more at a time is no engine's stream of events
 TIMEOUT = 3.0  # seconds for each connect and read: a hung engine must not hang the command
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """Something happened to a container or a network."""
+
+    kind: str  # "container", "network"
+    action: str  # "start", "die", "rename", "connect", ...
+    container: str  # its id; "" where a network alone is concerned
+    old_name: str = ""  # of a container that was renamed
 
 
 class EngineError(Exception):
@@ -34,12 +47,13 @@ class Engine:
         url = urlsplit(address)
         if url.scheme == "unix" and url.path:
             self.place = url.path
-            self._connection: http.client.HTTPConnection = _UnixConnection(url.path)
+            self._open: Callable[[], http.client.HTTPConnection] = partial(_UnixConnection, url.path)
         elif url.scheme in ("tcp", "http") and url.hostname:
             self.place = url.netloc
-            self._connection = http.client.HTTPConnection(url.hostname, url.port or 2375, timeout=TIMEOUT)
+            self._open = partial(http.client.HTTPConnection, url.hostname, url.port or 2375, timeout=TIMEOUT)
         else:
             raise ValueError(address)
+        self._connection = self._open()
         self._server = ""  # what it last called itself
 
     def containers(self) -> list[Container]:
@@ -77,6 +91,18 @@ class Engine:
         except OSError as error:
             raise EngineError(_reason(error)) from error
 
+    def events(self) -> Events:
+        """What happens to containers and networks from now on, on a connection of its own. EngineError without one."""
+        connection = self._open()
+        try:
+            connection.connect()
+            connection.sock.sendall(b"GET /events?filters=" + quote('{"type":["container","network"]}').encode()
+                                    + b" HTTP/1.0\r\nHost: docker\r\n\r\n")  # 1.0: an answer without chunks
+        except OSError as error:
+            connection.close()
+            raise EngineError(_reason(error)) from error
+        return Events(connection.sock)
+
     def _get(self, path: str) -> Any:
         """The decoded answer; None for 404."""
         for attempt in (1, 2):
@@ -99,6 +125,47 @@ class Engine:
             return json.loads(body)
         except ValueError as error:
             raise EngineError("it answers something else than JSON") from error
+
+
+class Events:
+    """An engine's stream of events. Its socket can be waited for."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        opened.setblocking(False)
+        self._socket = opened
+        self._data = b""
+        self._begun = False  # behind the answer's header
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> list[EngineEvent]:
+        """Those that are there. EngineError at the stream's end."""
+        try:
+            while data := self._socket.recv(1 << 16):
+                self._data += data
+                if len(self._data) > EVENT_BYTES:
+                    raise EngineError("it answers something else than events")
+            raise EngineError("it ended")
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise EngineError(_reason(error)) from error
+        if not self._begun:
+            header, end, rest = self._data.partition(b"\r\n\r\n")
+            if not end:
+                return []
+            if header.split(b" ", 2)[1:2] != [b"200"]:
+                raise EngineError("it has no events")
+            self._begun, self._data = True, rest
+        *rows, self._data = self._data.split(b"\n")
+        try:
+            return [_event(json.loads(row)) for row in rows if row.strip()]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EngineError("it answers something else than events") from error
 
 
 def find_engine(environ: Mapping[str, str]) -> Engine | None:
@@ -143,6 +210,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
+
+
+def _event(row: Any) -> EngineEvent:
+    actor = row["Actor"]
+    attributes = actor.get("Attributes") or {}
+    kind = row["Type"]
+    return EngineEvent(kind, row["Action"], actor["ID"] if kind == "container" else attributes.get("container") or "",
+                       (attributes.get("oldName") or "").lstrip("/"))
 
 
 def _listed(row: Any) -> Container | None:

@@ -23,6 +23,14 @@ def inode(path: str) -> int:
     return os.stat(path).st_ino
 
 
+def leads(path: str, number: int) -> bool:
+    """Does `path` still open the namespace with this inode? Not where that ended and the path is gone or another's."""
+    try:
+        return inode(path) == number
+    except OSError:
+        return False
+
+
 def named() -> dict[str, str]:
     """Named namespaces: name -> path. A file left behind by a namespace that is gone is no nsfs mount: not listed."""
     found = {}

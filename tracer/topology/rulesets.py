@@ -41,17 +41,18 @@ class Rulesets:
     """Texts of rules in any namespace. Never raises: why a text is missing is with it."""
 
     def __init__(self) -> None:
-        self._tables: dict[tuple[int, str, str], _Table] = {}
+        self._tables: dict[tuple[int, str, str, str], _Table] = {}
 
     def named(self, trace: Trace, paths: Mapping[int, str]) -> Trace:
         """The message with its rule's text. `paths`: of namespaces, by inode."""
         if trace.kind != "rule" or trace.handle is None:
             return trace
-        place, key = (trace.netns, trace.family, trace.table), (trace.chain, trace.handle)
+        path, key = paths.get(trace.netns, ""), (trace.chain, trace.handle)
+        place = trace.netns, path, trace.family, trace.table  # the inode alone may be another's before long
         table = self._tables.get(place)
         if table is None or ((key not in table.rules or table.handle != trace.table_handle) and key not in table.asked):
             asked = table.asked if table else set()
-            table = self._tables[place] = _read(trace, paths.get(trace.netns, ""))
+            table = self._tables[place] = _read(trace, path)
             table.asked = asked | {key}
         if table.why:
             return replace(trace, unsure=table.why)

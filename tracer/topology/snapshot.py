@@ -75,6 +75,27 @@ def read_namespace(path: str, name: str, paths: Mapping[int, str]) -> Namespace:
     return _run(path, read)
 
 
+def read_links(path: str, indexes: Iterable[int], nsids: dict[int, int], paths: Mapping[int, str]) -> dict[int, Link]:
+    """These devices of the namespace at `path`, those that are there, without their addresses.
+
+    `nsids` are its ids of other namespaces as far as they are known already (id -> inode), and get what is found.
+    """
+    own = inode(path)
+
+    def read() -> dict[int, Link]:
+        rows = []
+        with IPRoute() as ip:
+            for index in indexes:
+                try:
+                    rows += ip.link("get", index=index)
+                except NetlinkError as error:
+                    if error.code != errno.ENODEV:
+                        raise
+            return _links(ip, rows, own, {}, paths, nsids)
+
+    return _run(path, read)
+
+
 def route_get(path: str, destination: Address, source: Address | None = None, iif: int | None = None,
               mark: int | None = None) -> Route | None:
     """The route that the kernel itself would take from the namespace at `path`; None where it says that there is none.
@@ -119,9 +140,11 @@ def _family(address: Address) -> int:
 
 
 def _links(ip: Any, rows: list[Any], own: int, addresses: Mapping[int, list[Interface]],
-           paths: Mapping[int, str]) -> dict[int, Link]:
-    wanted = {row.get("link_netnsid") for row in rows if _kind(row) == "veth"} - {None}
-    inodes = _inodes(ip, wanted, paths)
+           paths: Mapping[int, str], known: dict[int, int] | None = None) -> dict[int, Link]:
+    """`known`: as the `nsids` of read_links()."""
+    inodes = {} if known is None else known
+    wanted = {row.get("link_netnsid") for row in rows if _kind(row) == "veth"} - {None, *inodes}
+    inodes |= _inodes(ip, wanted, {number: path for number, path in paths.items() if number not in inodes.values()})
     links = {}
     for row in rows:
         index, kind, nsid = row["index"], _kind(row), row.get("link_netnsid")

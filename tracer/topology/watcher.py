@@ -1,0 +1,356 @@
+"""The network kept true during a long run: what its namespaces and devices are called, while they come and go.
+
+A thread follows what the kernel announces in the host's namespace and what the engine tells of its containers. It holds no
+socket in any other namespace: that would keep it, and its devices, alive after its container ended. A container's namespace
+is read when a packet was met there.
+
+The kernel gives the inode of a namespace that ended to the next one that is made. So a name has an end: Topology.at() tells
+the names of a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from tracer.model.topology import Ended, FormerLink, Link, LinkKey, Namespace, Topology
+from tracer.topology import changes, netns
+from tracer.topology.directory import Claim, container_path
+from tracer.topology.engine import EngineError, EngineEvent, Events
+from tracer.topology.host import Host
+
+ROUND_S = 0.05  # between two rounds while things change
+IDLE_S = 0.1  # between two while nothing is announced
+ALIVE_S = 1.0  # between two looks whether namespaces still live that nothing announced the end of
+GRACE_S = 10.0  # how long what is gone is remembered for packets that are yet to be told
+WHOLE_S, WHOLE_SHARE = 0.5, 10  # the host is read whole so seldom, and a tenth of the time at most
+AGAIN_S, FORGET_S = 0.2, 60.0  # the first and the longest wait before one device is looked for again
+RECONNECT_S, RECONNECT_MOST_S = 1.0, 30.0
+RECEIVE_BYTES = 4 << 20
+PUZZLES = 1024
+
+HEADER = struct.Struct("=IHHII")  # nlmsghdr
+INTERFACE = struct.Struct("=BxHi")  # ifinfomsg, up to the index
+NEWLINK, DELLINK = 16, 17  # RTM_*
+CONTAINER_ID = re.compile("[0-9a-f]{64}")
+
+
+class Watcher:
+    """A context manager. Everything but poll() and met() belongs to its thread, once that runs; `host` too."""
+
+    def __init__(self, host: Host) -> None:
+        self._host, self._directory = host, host.directory
+        self._here = host.place.netns
+        self._namespaces: dict[int, Namespace] = {}  # that were read
+        self._ended: list[Ended] = []
+        self._former: list[FormerLink] = []
+        self._nsids: dict[int, int] = {}  # the host's ids of other namespaces -> inode
+        self._stale = {self._here}  # namespaces to read
+        self._whole_at = self._alive_at = 0.0  # not before, monotonic s
+        self._named_at = -1  # st_mtime_ns of the folder of named namespaces
+        self._again: dict[LinkKey, tuple[float, float]] = {}  # unknown device -> (not before, next wait)
+        self._events: Events | None = None
+        self._reconnect = (0.0, RECONNECT_S)  # (not before, next wait)
+        self._lock = threading.Lock()
+        self._met: set[LinkKey] = set()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._socket = netns.in_namespace(self._host.place.path, changes.open_socket)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+            self._told: Topology | None = None
+            self._round()
+        except BaseException:
+            self._close()
+            raise
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._close()
+
+    def _close(self) -> None:
+        self._socket.close()
+        if self._events:
+            self._events.close()
+
+    def poll(self) -> Topology | None:
+        """The network, where it is another than at the last call. Costs next to nothing."""
+        if self._failure:
+            raise self._failure
+        topology = self._topology
+        if topology is self._told:
+            return None
+        self._told = topology
+        return topology
+
+    def met(self, keys: Iterable[LinkKey]) -> None:
+        """Packets were seen at these devices, and the topology does not have them: look for them soon."""
+        with self._lock:
+            self._met |= set(keys)
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(ROUND_S):
+                waiting = select.poll()
+                waiting.register(self._socket, select.POLLIN)
+                if self._events:
+                    waiting.register(self._events, select.POLLIN)
+                waiting.poll(int(IDLE_S * 1000))
+                self._round()
+        except Exception as error:  # poll() raises it
+            self._failure = error
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        announced = self._announced()
+        events = self._heard(now)
+        named = self._named_changed()
+        with self._lock:
+            met, self._met = self._met, set()
+        changed = False
+        if announced is None or announced or events or named or now >= self._alive_at:
+            self._alive_at = now + ALIVE_S
+            changed = self._bury()
+        known = dict(self._directory.names)
+        if named:
+            self._directory.named_namespaces()
+        changed |= self._learn(events)
+        devices = announced or set()
+        for key in self._due(met, now):
+            if key.netns == self._here:
+                devices.add(key.ifindex)
+            elif key.netns in self._directory.names or self._search(key.netns):
+                self._stale.add(key.netns)
+        renamed = known != self._directory.names
+        changed |= self._read(announced is None, now)
+        changed |= self._devices(devices, renamed)
+        changed |= self._expire()
+        if changed or renamed:
+            self._publish()
+
+    def _announced(self) -> set[int] | None:
+        """Devices of the host that are others now, or gone; None where the kernel had more to say than the socket takes."""
+        found: set[int] | None = set()
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if not changes.overrun(error):
+                    raise
+                found = None
+                continue
+            at = 0
+            while at + HEADER.size <= len(data):
+                length, kind, *_rest = HEADER.unpack_from(data, at)
+                if kind in (NEWLINK, DELLINK):
+                    if found is not None:
+                        found.add(INTERFACE.unpack_from(data, at + HEADER.size)[2])
+                else:  # addresses, routes, rules: read with everything else of the host
+                    self._stale.add(self._here)
+                at += max((length + 3) & ~3, HEADER.size)
+
+    def _heard(self, now: float) -> list[EngineEvent]:
+        """The engine's events. An engine that goes away is asked for its list when it is back."""
+        engine = self._directory.engine
+        if engine is None:
+            return []
+        try:
+            if self._events is None:
+                not_before, wait = self._reconnect
+                if now < not_before:
+                    return []
+                self._reconnect = (now + wait, min(2 * wait, RECONNECT_MOST_S))
+                self._events = engine.events()
+                self._reconnect = (0.0, RECONNECT_S)
+                self._directory.list_anew()
+                return [EngineEvent("container", "start", c.id) for c in self._directory.containers()
+                        if c.state in ("running", "paused")]
+            return self._events.read()
+        except EngineError:
+            if self._events:
+                self._events.close()
+                self._events = None
+            return []
+
+    def _named_changed(self) -> bool:
+        try:
+            changed = os.stat(netns.NAMED).st_mtime_ns
+        except OSError:
+            changed = 0
+        before, self._named_at = self._named_at, changed
+        # a namespace is mounted on its file a moment after that was made
+        return changed != before or time.time_ns() - changed < 1e9
+
+    def _bury(self) -> bool:
+        """Namespaces that ended."""
+        now = time.monotonic_ns()
+        ended = [number for number, path in self._directory.paths.items()
+                 if number != self._here and not netns.leads(path, number)]
+        for number in ended:
+            self._ended.append(Ended(number, self._directory.names[number], self._namespaces.pop(number, None), now))
+            self._directory.forget(number)
+            self._stale.discard(number)
+            self._nsids = {nsid: inode for nsid, inode in self._nsids.items() if inode != number}
+        if ended:  # the container that one was made for ended, and another shares it still
+            for container in self._directory.inspected.values():
+                if container.pid and any(netns.leads(container_path(container), number) for number in ended):
+                    self._directory.learn(container_path(container), container.name, Claim.GUEST)
+        return bool(ended)
+
+    def _learn(self, events: list[EngineEvent]) -> bool:
+        directory = self._directory
+        for event in events:
+            identity = event.container
+            known = directory.inspected.get(identity)
+            if event.kind == "network":
+                if event.action in ("create", "destroy", "remove"):
+                    directory.list_networks_anew()
+                elif known and known.pid:
+                    directory.inspect(identity)
+                    self._stale |= {number for number, path in directory.paths.items()
+                                    if path == container_path(known) and number in self._namespaces}
+            elif event.action in ("start", "restart", "rename"):
+                if event.action == "rename":
+                    for number in [n for n, name in directory.names.items() if known and name == event.old_name
+                                   and netns.leads(container_path(known), n)]:
+                        directory.forget(number)
+                directory.inspect(identity)
+            elif event.action in ("die", "died") and known:
+                directory.inspected[identity] = replace(known, pid=0, state="exited")
+            elif event.action in ("destroy", "remove"):
+                directory.drop(identity)
+        return bool(events)
+
+    def _due(self, met: set[LinkKey], now: float) -> Iterator[LinkKey]:
+        """Those that are unknown indeed, each at growing intervals: a device that nobody knows costs next to nothing."""
+        for key in met:
+            namespace = self._namespaces.get(key.netns)
+            not_before, wait = self._again.get(key, (0.0, AGAIN_S))
+            if now < not_before or (namespace and key.ifindex in namespace.links):
+                continue
+            if len(self._again) >= PUZZLES:
+                self._again.clear()
+            self._again[key] = (now + wait, min(2 * wait, FORGET_S))
+            yield key
+
+    def _search(self, number: int) -> bool:
+        """A process in the namespace, and its container by its cgroup: before the engine says that it runs."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            if netns.leads(f"{folder}/ns/net", number):
+                with suppress(OSError):
+                    if found := CONTAINER_ID.search((folder / "cgroup").read_text()):
+                        container = self._directory.inspect(found[0])
+                        if container and number not in self._directory.names:
+                            self._directory.learn(f"{folder}/ns/net", container.name, Claim.GUEST)
+                        return number in self._directory.names
+        return False
+
+    def _read(self, at_once: bool, now: float) -> bool:
+        """Whole namespaces. The host's takes 0.3 s where it has 200 devices."""
+        from tracer.topology.snapshot import read_namespace
+
+        changed = False
+        for number in tuple(self._stale):
+            if number == self._here and now < self._whole_at and not at_once:
+                continue
+            self._stale.discard(number)
+            begun = time.monotonic()
+            path = self._directory.paths[number]
+            before = self._namespaces.get(number)
+            try:
+                read = self._namespaces[number] = read_namespace(path, self._directory.names[number], self._by_hand())
+            except OSError:  # it ended; or the kernel was interrupted by a change
+                if before is None and number == self._here:
+                    raise
+                if number == self._here:
+                    self._stale.add(number)
+                continue
+            changed = True
+            if number == self._here:
+                took = time.monotonic() - begun
+                self._whole_at = begun + max(WHOLE_S, WHOLE_SHARE * took)
+                for index, link in before.links.items() if before else ():
+                    self._changed(link, read.links.get(index), time.monotonic_ns())
+        return changed
+
+    def _by_hand(self) -> dict[int, str]:
+        """Where ends of veth pairs are looked for: the host first, the latest that were made next."""
+        return {self._here: self._host.place.path} | dict(reversed(self._directory.paths.items()))
+
+    def _devices(self, indexes: set[int], more: bool) -> bool:
+        """Of the host. `more`: there are namespaces in which the other end of one may be found now."""
+        from tracer.topology.snapshot import read_links
+
+        host = self._namespaces[self._here]
+        known = dict(host.links)
+        wanted = indexes | {link.ifindex for link in known.values() if link.kind == "veth" and (
+            (more and link.peer is None) or (link.peer and link.peer.netns == self._here and (
+                link.peer.ifindex not in known or link.peer.ifindex in indexes)))}
+        if not wanted:
+            return False
+        found = read_links(host.path, wanted, self._nsids, self._by_hand())
+        now = time.monotonic_ns()
+        for index in wanted:
+            link, before = found.get(index), known.pop(index, None)
+            if link:
+                known[index] = link = replace(link, addresses=before.addresses if before else ())
+            if before:
+                self._changed(before, link, now)
+        for link in known.values():  # a container that was read has its own view of what changed
+            if link.ifindex in indexes and link.peer and link.peer.netns in self._namespaces.keys() - {self._here}:
+                self._stale.add(link.peer.netns)
+        self._namespaces[self._here] = replace(host, links=known)
+        return known != host.links
+
+    def _changed(self, before: Link, link: Link | None, now: int) -> None:
+        """Keep what is gone. A veth pair goes in steps: off its bridge, both ends in the host, and away."""
+        told = [former for former in self._former if former.link.ifindex == before.ifindex]
+        away = before.peer and before.peer.netns != self._here
+        if link is None and told:
+            self._former[self._former.index(told[-1])] = replace(told[-1], gone=True)
+        elif link is None or (away and link.peer != before.peer) or (before.master and link.master != before.master):
+            self._former.append(FormerLink(before, now, link is None))
+
+    def _expire(self) -> bool:
+        end = time.monotonic_ns() - int(GRACE_S * 1e9)
+        before = len(self._ended) + len(self._former)
+        self._ended = [ended for ended in self._ended if ended.until > end]
+        self._former = [former for former in self._former if former.until > end]
+        return before != len(self._ended) + len(self._former)
+
+    def _publish(self) -> None:
+        """What ended is kept in it where nothing else has its place."""
+        directory = self._directory
+        names = {end.inode: end.name for end in self._ended} | directory.names
+        read = {end.inode: end.namespace for end in self._ended
+                if end.namespace and end.inode not in directory.names} | self._namespaces
+        ended = tuple(replace(end, reused=end.inode in directory.names) for end in self._ended)
+        reused = {end.inode for end in ended if end.reused}
+        host = read[self._here]
+        # of several earlier ones, the first: a veth pair was whole then
+        links = {former.link.ifindex: former.link for former in reversed(self._former)
+                 if former.gone and not (former.link.peer and former.link.peer.netns in reused)} | dict(host.links)
+        read[self._here] = replace(host, links=links)
+        containers = {c.id: c for c in directory.containers()} | directory.inspected
+        self._topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
+                                  names, tuple(containers.values()), tuple(directory.networks()), ended,
+                                  tuple(self._former))
