@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -31,13 +31,14 @@ from tracer.render.json_lines import LiveJsonRenderer
 from tracer.render.live import LiveRenderer
 from tracer.render.words import packet_name
 from tracer.topology.host import Host
+from tracer.topology.watcher import Watcher
 
 RING_BYTES = 1 << 23
 POLL_MS = 50
 STATUS_S = 0.25
 SILENCE_S = 3.0
 IDLE_S = 3.0  # without a match, until netfilter is left alone again
-RELOOK_S = 0.5  # between two looks at the network
+FIRST = 64  # containers whose namespaces are read before anything is seen there
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,6 @@ class Stream:
         self._problems = Problems()
         self._told = self._delivered = self._dropped = 0
         self._lost: Counter[str] = Counter()
-        self._named: set[int] = set()  # namespaces that were found on the way
-        self._looked = 0.0
         self._share = 1.0
 
     @classmethod
@@ -87,24 +86,26 @@ class Stream:
 
     def run(self) -> ExitStatus:
         """Follow and tell until it is enough: Ctrl-C, the count or the time."""
-        topology = self._topology()
         with ExitStack() as stack:
             stack.callback(self._renderer.close)
             probes = stack.enter_context(Probes(Selection(self._expression(), bool(self._following.containers)),
                                                 rules=False, ring_bytes=RING_BYTES, shed=True))
-            self._choose(probes, topology)
-            self._watch(probes, topology)
+            watcher = stack.enter_context(Watcher(self._host))
+            topology = watcher.poll()
+            assert topology is not None, "there is a first one"
             assembler = Assembler(topology, lambda: probes.machine)
+            self._know(probes, assembler, topology)
+            watcher.read(self._at_first(topology))
             machine = probes.machine
             self._renderer.header(LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing))
             stopping = stack.enter_context(Stopping())
-            self._loop(probes, assembler, stopping)
+            self._loop(probes, assembler, watcher, stopping)
             self._show(assembler.rest(), assembler.topology)
             self._renderer.summary(replace(self._flows.summary(), lost=dict(self._lost)))
         return ExitStatus.INTERRUPTED if stopping.asked and self._following.duration is not None else ExitStatus.OK
 
-    def _loop(self, probes: Probes, assembler: Assembler, stopping: Stopping) -> None:
-        begun = matched = shown = time.monotonic()
+    def _loop(self, probes: Probes, assembler: Assembler, watcher: Watcher, stopping: Stopping) -> None:
+        begun = matched = shown = looked = time.monotonic()
         spoken = False
         armed = self._arm(probes, assembler)
         while not stopping.asked and not self._is_enough(time.monotonic() - begun):
@@ -117,7 +118,11 @@ class Stream:
                 probes.disarm()
                 armed = False
             self._take(batch, assembler)
-            self._look_again(probes, assembler, now)
+            if now - looked > STATUS_S:
+                looked = now
+                watcher.met(assembler.unknown())
+            if topology := watcher.poll():
+                self._know(probes, assembler, topology)
             self._show(assembler.take(time.monotonic_ns()), assembler.topology)
             if now - shown > STATUS_S:
                 shown = now
@@ -180,39 +185,31 @@ class Stream:
         said += [f"on network {' or '.join(following.networks)}"] if following.networks else []
         return ", ".join(said)
 
-    def _choose(self, probes: Probes, topology: Topology) -> None:
-        if self._following.containers:
-            probes.choose(self._addresses(topology))
-
-    def _addresses(self, topology: Topology) -> Iterable[Address]:
-        """Of the containers that are asked for, as far as they run."""
+    def _chosen(self, topology: Topology) -> Iterator[Address]:
+        """The addresses of the containers that are asked for, as far as they run. In the lab, of its namespaces."""
+        names = self._following.containers
+        for container in topology.containers:
+            if container.name in names or container.id.startswith(names):
+                yield from (address for end in container.attachments for address in end.addresses)
         for namespace in topology.namespaces.values():
-            if namespace.name in self._following.containers:
+            if namespace.name in names:
                 yield from (i.ip for link in namespace.links.values() if not link.loopback for i in link.addresses)
 
     # -- names -----------------------------------------------------------------------------------------------------
 
-    def _topology(self) -> Topology:
-        self._host.find_running()
-        return self._host.topology(self._named)
-
-    def _watch(self, probes: Probes, topology: Topology) -> None:
+    def _know(self, probes: Probes, assembler: Assembler, topology: Topology) -> None:
+        if self._following.containers:
+            probes.choose(self._chosen(topology))
         for namespace in topology.namespaces.values():
             probes.watch(namespace)
-
-    def _look_again(self, probes: Probes, assembler: Assembler, now: float) -> None:
-        """A packet was at a device that is not known: containers come and go."""
-        if now - self._looked < RELOOK_S:
-            return
-        unknown = assembler.unknown()
-        if not unknown and not self._following.containers:
-            return
-        self._looked = now
-        self._named |= {key.netns for key in unknown if self._host.refresh(key.netns)}
-        topology = self._topology()
-        self._choose(probes, topology)
-        self._watch(probes, topology)
+        if topology.namespaces.keys() - assembler.topology.namespaces.keys():
+            assembler.armed(time.monotonic_ns())
         assembler.know(topology)
+
+    def _at_first(self, topology: Topology) -> list[int]:
+        """The namespaces that are watched from the first packet on; those of others, once one was seen there."""
+        running = [container.name for container in topology.containers if container.pid]
+        return [inode for inode, name in topology.names.items() if name in running or self._host.is_lab][:FIRST]
 
 
 def _seen(probes: Probes) -> Seen:

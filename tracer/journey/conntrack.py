@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from ipaddress import ip_address
 
 from tracer.model.journey import Direction, Entry
@@ -11,6 +12,7 @@ _SIZE = 40  # of struct nf_conntrack_tuple
 _ICMP = (1, 58)
 
 
+@lru_cache(4096)  # of a connection, all packets have the same
 def entry(tuples: bytes) -> Entry | None:
     """None for a packet without an entry."""
     if len(tuples) < 2 * _SIZE or not any(tuples):

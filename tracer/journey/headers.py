@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop
 
@@ -28,6 +29,7 @@ def _u16(data: bytes, at: int) -> int | None:
     return int.from_bytes(data[at:at + 2], "big") if len(data) >= at + 2 else None
 
 
+@lru_cache(4096)  # a packet is looked at in many places, and mostly it looks the same
 def decode(protocol: int, data: bytes, length: int | None = None) -> Packet:
     """`data` from the network header on, `protocol` its EtherType. Short data leaves fields None.
 

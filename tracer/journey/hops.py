@@ -16,6 +16,7 @@ from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, LinkKey, Topology
 
+NOTHING = Rewrite()
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 # enum ip_conntrack_info, in the words of iptables' --ctstate
 CONNTRACK = {0: "ESTABLISHED", 1: "RELATED", 2: "NEW", 3: "ESTABLISHED", 4: "RELATED", 7: "UNTRACKED"}
@@ -187,7 +188,7 @@ class HopReader:
                 conntrack = "INVALID"
         before, after = decode(first.protocol, first.packet[:first.captured]), \
             decode(last.protocol, last.packet[:last.captured])
-        rewrite = Rewrite(
+        rewrite = None if before is after else Rewrite(
             (before.src, after.src) if before.src != after.src else None,
             (before.dst, after.dst) if before.dst != after.dst else None,
             (before.sport, after.sport) if before.sport and after.sport and before.sport != after.sport else None,
@@ -197,10 +198,10 @@ class HopReader:
                   Stage(HOOKS[first.hook]), None, bridge.name if bridge and bridge.ifindex == first.ifindex else None,
                   tables=_tables(points, last.protocol), stopped_at=stopped_at, conntrack=conntrack,
                   entry=entry(last.tuples),
-                  rewrite=rewrite if rewrite != Rewrite() else None,
+                  rewrite=rewrite if rewrite != NOTHING else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
         rules, unknown = self._walks.at_hook(group, hop, self._topology, self._machine.untraced)
-        self._hops.append(replace(hop, rules=rules, rules_unknown=unknown))
+        self._hops.append(replace(hop, rules=rules, rules_unknown=unknown) if rules or unknown else hop)
 
     def _tables_behind(self, event: Event) -> tuple[Table, ...]:
         """The tables between this netfilter link and the next one, which was not reached."""

@@ -7,7 +7,7 @@ since the packet was last received.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 
 _TRACING = ("bpf_prog_", "bpf_trace_", "__bpf_trace_", "__traceiter_")
 _RECEIVING = frozenset((
@@ -22,7 +22,8 @@ FROM_THE_HOST = frozenset(("br_dev_xmit",))
 UP_TO_THE_HOST = FROM_A_PORT | {"br_pass_frame_up", "br_netif_receive_skb"}
 
 
-def own_frames(stack: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(4096)  # packets take the same few ways
+def own_frames(stack: tuple[str, ...]) -> tuple[str, ...]:
     """The frames since the packet was last received, innermost first, without compiler suffixes (.isra.0, .part.0)."""
     own: list[str] = []
     for frame in stack:

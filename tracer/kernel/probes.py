@@ -25,7 +25,7 @@ from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.kernel.rules import RuleTracer
 from tracer.kernel.shedding import Shedding
-from tracer.model.layout import EVENT, STACK, TAIL_BYTES, TUPLES, Event, Place
+from tracer.model.layout import EVENT, TAIL_BYTES, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection, Stream
 from tracer.model.topology import Address, Namespace
@@ -42,6 +42,8 @@ LOOK_S = 0.2  # between two looks whether watched namespaces still live
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
+STACKS = 4096  # different ones that are kept
+FRAME = struct.Struct("=Q")
 SAMPLE = struct.Struct("=H40s4s2x")  # struct sample of bpf/stream.h
 CALL, PSEUDO_KFUNC_CALL = 0x85, 2  # BPF_JMP | BPF_CALL, and its src_reg
 MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
@@ -77,6 +79,7 @@ class Probes:
         self._flags = (*flags, f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
         self._selection = selection
         self._symbols: dict[int, str] = {}
+        self._stacks: dict[bytes, tuple[str, ...]] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
         self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
         self._names: dict[int, str] = {}  # of watched namespaces
@@ -242,7 +245,7 @@ class Probes:
             if event.place == Place.HOOK:
                 event = Event._make((*members, (), tail[:TUPLES.size]))
             elif event.depth:
-                event = Event._make((*members, tuple(map(self._symbol, STACK.unpack(tail)[:event.depth])), b""))
+                event = Event._make((*members, self._stack_of(tail[:8 * event.depth]), b""))
             found.append(event)
         return found
 
@@ -352,6 +355,15 @@ class Probes:
                 if error.errno != errno.EBUSY:
                     raise
         raise OSError(errno.EBUSY, f"other tracers hold all places at the hook {point.hook}")
+
+    def _stack_of(self, frames: bytes) -> tuple[str, ...]:
+        """Names of the functions. Packets take the same few ways: each is looked up once."""
+        stack = self._stacks.get(frames)
+        if stack is None:
+            if len(self._stacks) >= STACKS:
+                self._stacks.clear()
+            stack = self._stacks[frames] = tuple(self._symbol(frame) for (frame,) in FRAME.iter_unpack(frames))
+        return stack
 
     def _symbol(self, address: int) -> str:
         name = self._symbols.get(address)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TextIO
 
-from tracer.model.journey import Hop, Journey, Packet, Rewrite, RouteChoice, Rule, Table
+from tracer.model.journey import Direction, Entry, Hop, Journey, Packet, Rewrite, RouteChoice, Rule, Table
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
 
 SCHEMA = 1
@@ -119,13 +119,17 @@ def _journey(journey: Journey) -> dict[str, object]:
     }
 
 
-def _flat(value: Rule | Table | Rewrite | RouteChoice | Packet) -> dict[str, object]:
+def _flat(value: Rule | Table | Rewrite | RouteChoice | Packet | Direction) -> dict[str, object]:
     """As asdict(), which is slow, for what holds no other data class."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _packet(packet: Packet) -> dict[str, object]:
     return _flat(packet) | {"quoted": _packet(packet.quoted) if packet.quoted else None}
+
+
+def _entry(entry: Entry) -> dict[str, object]:
+    return {"original": _flat(entry.original), "reply": _flat(entry.reply)}
 
 
 def _hop(hop: Hop) -> dict[str, object]:
@@ -137,6 +141,6 @@ def _hop(hop: Hop) -> dict[str, object]:
         "detail": hop.detail, "bridge": hop.bridge,
         "tables": None if hop.tables is None else [_flat(table) for table in hop.tables],
         "stopped_at": [_flat(table) for table in hop.stopped_at], "conntrack": hop.conntrack,
-        "entry": asdict(hop.entry) if hop.entry else None, "timed": hop.timed,
+        "entry": _entry(hop.entry) if hop.entry else None, "timed": hop.timed,
         "inferred": hop.inferred,
     }

@@ -164,16 +164,9 @@ class Host:
         raise UserError(f'No Docker network is called "{name}"' + (f": there are {known}." if known else
                                                                    ", and no engine tells of any."))
 
-    def find_running(self) -> None:
-        """Have all running containers among the places; in the lab, all of its namespaces."""
-        if self._where:
-            for name, path in self.directory.named_namespaces().items():
-                self._place(name, name, path)
-        for container in self.directory.containers():
-            if container.state == "running":
-                inspected = self.directory.inspect(container.id)
-                if inspected and inspected.pid:
-                    self._container(container.name, inspected)
+    @property
+    def is_lab(self) -> bool:
+        return bool(self._where)
 
     def find_publishers(self, protocol: str, port: int) -> None:
         """Have the containers that publish this port of the host among the places, since a packet to it ends there."""

@@ -103,6 +103,10 @@ class Watcher:
         with self._lock:
             self._met |= set(keys)
 
+    def read(self, namespaces: Iterable[int]) -> None:
+        """These are wanted in the topology, whether a packet was met there or not. Before or after the next poll()."""
+        self.met(LinkKey(number, 1) for number in namespaces)
+
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
