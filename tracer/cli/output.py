@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from tracer.render.base import Renderer
+
+if TYPE_CHECKING:
+    from tracer.render.json_lines import LiveJsonRenderer
+    from tracer.render.live import LiveRenderer
 
 
 def renderer_for(as_json: bool) -> Renderer:
@@ -13,3 +18,12 @@ def renderer_for(as_json: bool) -> Renderer:
         return JsonRenderer(sys.stdout)
     from tracer.render.text import PlainConsole, TextRenderer
     return TextRenderer(PlainConsole())
+
+
+def live_renderer_for(as_json: bool, verbose: bool) -> LiveRenderer | LiveJsonRenderer:
+    if as_json:
+        from tracer.render.json_lines import LiveJsonRenderer
+        return LiveJsonRenderer(sys.stdout)
+    from tracer.render.live import LiveRenderer
+    from tracer.render.text import PlainConsole
+    return LiveRenderer(PlainConsole(), verbose)

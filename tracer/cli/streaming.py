@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tracer import __version__
+from tracer.cli.live_telling import LiveTelling, Shown
+from tracer.cli.output import live_renderer_for
 from tracer.cli.stopping import Stopping
 from tracer.errors import ExitStatus
-from tracer.journey.causes import explain
-from tracer.journey.families import families
-from tracer.journey.flows import Flows
 from tracer.journey.headers import decode
-from tracer.journey.owners import owned
-from tracer.journey.problems import Problems
-from tracer.journey.stream import Stream as Assembler
 from tracer.kernel.probes import Probes, require_root
-from tracer.model.journey import Journey, Result
-from tracer.model.layout import Place
-from tracer.model.probes import Batch
-from tracer.model.report import LiveStart, LiveStatus, Seen
+from tracer.model.report import LiveStart, Seen
+from tracer.model.run import Armed, Finish, Item, Know, LiveBegin, Pulse, Silence, Sweep
 from tracer.model.selection import Stream as Selection
 from tracer.model.topology import Address, Network, Topology
 from tracer.render.json_lines import LiveJsonRenderer
@@ -52,6 +45,8 @@ class Following:
     tcp_problems: bool
     count: int | None
     duration: float | None  # s
+    record: str | None = None  # a file
+    force: bool = False  # to replace one that is there
 
 
 class Stream:
@@ -60,11 +55,8 @@ class Stream:
     def __init__(self, host: Host, following: Following, renderer: LiveRenderer | LiveJsonRenderer, networks: list[Network]):
         self._host, self._following, self._renderer = host, following, renderer
         self._networks = networks
-        self._flows = Flows()
-        self._problems = Problems()
-        self._told = self._delivered = self._dropped = 0
-        self._lost: Counter[str] = Counter()
-        self._share = 1.0
+        self._telling = LiveTelling(renderer, Shown(following.drops, following.tcp_problems, following.count))
+        self._listeners: list[Callable[[Item], None]] = [self._telling.play]
 
     @classmethod
     def open(cls, following: Following, *, in_lab: bool, verbose: bool, as_json: bool) -> Stream:
@@ -78,97 +70,69 @@ class Stream:
         for name in following.containers:
             host.look_for(name)
         networks = [subnet for name in following.networks for subnet in host.subnets(name)]
-        if as_json:
-            return cls(host, following, LiveJsonRenderer(sys.stdout), networks)
-        from tracer.render.text import PlainConsole
-
-        return cls(host, following, LiveRenderer(PlainConsole(), verbose), networks)
+        return cls(host, following, live_renderer_for(as_json, verbose), networks)
 
     def run(self) -> ExitStatus:
         """Follow and tell until it is enough: Ctrl-C, the count or the time."""
+        following = self._following
         with ExitStack() as stack:
             stack.callback(self._renderer.close)
-            probes = stack.enter_context(Probes(Selection(self._expression(), bool(self._following.containers)),
-                                                rules=False, ring_bytes=RING_BYTES, shed=True))
+            probes = stack.enter_context(Probes(Selection(self._expression(), bool(following.containers)), rules=False,
+                                                ring_bytes=RING_BYTES, shed=True))
             watcher = stack.enter_context(Watcher(self._host))
             topology = watcher.poll()
             assert topology is not None, "there is a first one"
-            assembler = Assembler(topology, lambda: probes.machine)
-            self._know(probes, assembler, topology)
-            watcher.read(self._at_first(topology))
+            if following.record is not None:
+                from tracer.capture.writer import Writer
+                self._listeners.append(stack.enter_context(
+                    Writer(following.record, following.force, self._telling.number)).play)
             machine = probes.machine
-            self._renderer.header(LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing))
+            start = LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing)
+            self._play(LiveBegin(start, machine, topology, time.time_ns()))
+            self._know(probes, topology)
+            watcher.read(self._at_first(topology))
             stopping = stack.enter_context(Stopping())
-            self._loop(probes, assembler, watcher, stopping)
-            self._show(assembler.rest(), assembler.topology)
-            self._renderer.summary(replace(self._flows.summary(), lost=dict(self._lost)))
-        return ExitStatus.INTERRUPTED if stopping.asked and self._following.duration is not None else ExitStatus.OK
+            self._loop(probes, watcher, stopping)
+            self._play(Finish())
+        return ExitStatus.INTERRUPTED if stopping.asked and following.duration is not None else ExitStatus.OK
 
-    def _loop(self, probes: Probes, assembler: Assembler, watcher: Watcher, stopping: Stopping) -> None:
-        begun = matched = shown = looked = time.monotonic()
-        spoken = False
-        armed = self._arm(probes, assembler)
-        while not stopping.asked and not self._is_enough(time.monotonic() - begun):
+    def _play(self, item: Item) -> None:
+        for listener in self._listeners:
+            listener(item)
+
+    def _loop(self, probes: Probes, watcher: Watcher, stopping: Stopping) -> None:
+        begun = matched = shown = time.monotonic()
+        spoken, following = False, self._following
+        armed = self._arm(probes)
+        while not stopping.asked and not self._telling.enough:
             batch = probes.read(POLL_MS)
             now = time.monotonic()
+            if following.duration is not None and now - begun >= following.duration:
+                break
             if batch.events:
                 matched = now
-                armed = armed or self._arm(probes, assembler)
+                armed = armed or self._arm(probes)
             elif armed and now - matched > IDLE_S:
                 probes.disarm()
                 armed = False
-            self._take(batch, assembler)
-            if now - looked > STATUS_S:
-                looked = now
-                watcher.met(assembler.unknown())
+            if batch.events or batch.lost:
+                self._play(batch)
             if topology := watcher.poll():
-                self._know(probes, assembler, topology)
-            self._show(assembler.take(time.monotonic_ns()), assembler.topology)
+                self._know(probes, topology)
+            self._play(Sweep(time.monotonic_ns()))
             if now - shown > STATUS_S:
                 shown = now
-                self._renderer.status(self._status(now - begun))
-            if not spoken and not self._told and now - begun > SILENCE_S:
+                watcher.met(self._telling.assembler.unknown())
+                self._play(Pulse(now - begun))
+            if not spoken and not self._telling.told and now - begun > SILENCE_S:
                 spoken = True
-                self._renderer.silence(now - begun, _seen(probes))
+                self._play(Silence(now - begun, _seen(probes)))
 
-    def _arm(self, probes: Probes, assembler: Assembler) -> bool:
+    def _arm(self, probes: Probes) -> bool:
         """Watch netfilter too."""
         probes.arm()
-        assembler.armed(time.monotonic_ns())
+        self._play(Armed(time.monotonic_ns()))
         return True
-
-    def _is_enough(self, seconds: float) -> bool:
-        following = self._following
-        return (following.count is not None and self._told >= following.count) or \
-            (following.duration is not None and seconds >= following.duration)
-
-    def _take(self, batch: Batch, assembler: Assembler) -> None:
-        assembler.feed(batch)
-        self._share = batch.share
-        for place, lost in batch.lost_by.items():
-            self._lost[Place(place).name.lower()] += lost
-
-    def _show(self, journeys: list[Journey], topology: Topology) -> None:
-        following = self._following
-        if any(j.end.result is not Result.DELIVERED for j in journeys):
-            journeys = explain([owned(j, topology) for j in journeys], topology)
-        for journey, branches in families(journeys):
-            problem = self._problems.of(journey)
-            if following.drops and not any(j.end.result is Result.DROPPED for j in (journey, *branches)):
-                continue
-            if following.tcp_problems and not problem:
-                continue
-            if following.count is not None and self._told >= following.count:
-                break
-            self._told += 1
-            self._delivered += journey.end.result is Result.DELIVERED
-            self._dropped += journey.end.result is Result.DROPPED
-            self._flows.add(journey)
-            self._renderer.journey(journey, branches)
-
-    def _status(self, seconds: float) -> LiveStatus:
-        return LiveStatus(seconds, self._told, self._delivered, self._dropped, self._told / max(seconds, 0.001),
-                          dict(self._lost), self._share, self._flows.talkers())
 
     # -- what is followed ------------------------------------------------------------------------------------------
 
@@ -197,14 +161,15 @@ class Stream:
 
     # -- names -----------------------------------------------------------------------------------------------------
 
-    def _know(self, probes: Probes, assembler: Assembler, topology: Topology) -> None:
+    def _know(self, probes: Probes, topology: Topology) -> None:
         if self._following.containers:
             probes.choose(self._chosen(topology))
         for namespace in topology.namespaces.values():
             probes.watch(namespace)
-        if topology.namespaces.keys() - assembler.topology.namespaces.keys():
-            assembler.armed(time.monotonic_ns())
-        assembler.know(topology)
+        self._play(probes.machine)
+        if topology.namespaces.keys() - self._telling.assembler.topology.namespaces.keys():
+            self._play(Armed(time.monotonic_ns()))
+        self._play(Know(topology, None))
 
     def _at_first(self, topology: Topology) -> list[int]:
         """The namespaces that are watched from the first packet on; those of others, once one was seen there."""

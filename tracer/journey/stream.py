@@ -10,7 +10,7 @@ from tracer.journey.teller import About, Teller
 from tracer.journey.tracks import Track
 from tracer.model.journey import Journey
 from tracer.model.layout import Place
-from tracer.model.probes import HOOKS, Machine
+from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.topology import LinkKey, Namespace, Topology
 
 SETTLED_NS = 5_000_000  # from the end that was seen: copies and segments still come
@@ -29,6 +29,10 @@ class Stream(Teller):
     def armed(self, now: int) -> None:
         """Since now, CLOCK_MONOTONIC in ns, netfilter is watched: what began before may lack hops."""
         self._armed = now
+
+    def feed(self, batch: Batch) -> None:
+        """Rules are not traced: the packets are other people's, and not marked."""
+        self._tracks.feed(batch)
 
     def know(self, topology: Topology) -> None:
         """The network changed, or more of it was read."""

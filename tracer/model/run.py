@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tracer.model.counters import Risen
 from tracer.model.probes import Batch, Machine
-from tracer.model.report import Start
+from tracer.model.report import LiveStart, Seen, Start
 from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 
@@ -80,4 +80,36 @@ class Finish:
     """The last item: each probe has been told."""
 
 
-Item = Begin | Know | Machine | Batch | Sent | Answer | Tell | Sweep | Finish
+@dataclass(frozen=True, slots=True)
+class LiveBegin:
+    """The first item of a run of `live`, as Begin is of one of `ping`."""
+
+    start: LiveStart
+    machine: Machine
+    topology: Topology
+    wall_ns: int  # since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """From now on, packets are seen wherever the machine's probes can: what began before may lack hops."""
+
+    now: int  # CLOCK_MONOTONIC, ns
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Time to say how it goes."""
+
+    seconds: float  # since the start
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing has matched for so long, though this was seen."""
+
+    seconds: float
+    seen: Seen
+
+
+Item = Begin | LiveBegin | Know | Machine | Batch | Sent | Answer | Tell | Sweep | Armed | Pulse | Silence | Finish
