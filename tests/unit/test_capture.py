@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import stat
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -19,10 +22,12 @@ from tracer.capture import layout, pcapng
 from tracer.capture.plain import ADDRESSES
 from tracer.capture.reader import Reader
 from tracer.capture.writer import Writer
+from tracer.cli.telling import Telling
 from tracer.errors import UserError
 from tracer.model.layout import EVENT, Event
 from tracer.model.probes import Batch
 from tracer.model.run import Begin, Item
+from tracer.render.json_lines import JsonRenderer
 
 SAMPLES = Path(__file__).parent / "traces"
 
@@ -144,6 +149,20 @@ def test_a_full_disk_leaves_whole_items(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(OSError, match=r"No space left on device: .*run\.pcapng"):
             writer.play(run[2])
     assert read(path) == (run[:2], "it ends before the run did")
+
+
+@pytest.mark.parametrize("name", ["one_bridge", "fragments", "outside", "published"])
+def test_frames_have_the_numbers_of_their_journeys(name: str, tmp_path: Path) -> None:
+    path, shown = tmp_path / "run.pcapng", io.StringIO()
+    telling = Telling(JsonRenderer(shown), verbose=True)
+    with Writer(str(path), number=telling.number) as writer:
+        for item in items(name):
+            telling.play(item)
+            writer.play(item)
+    frames = [dict(pcapng.read_packet(block)[3]) for block in pcapng.blocks(path.open("rb")) if block.kind == pcapng.PACKET]
+    rows = [json.loads(line) for line in shown.getvalue().splitlines()]
+    assert {int.from_bytes(found[pcapng.PACKET_ID], sys.byteorder) for found in frames} == {
+        row["id"] for row in rows if row["type"] == "journey"}
 
 
 def test_a_newer_file_is_refused_by_name(tmp_path: Path) -> None:
