@@ -154,7 +154,7 @@ class Reader:
         stack = tuple(symbols[number] if number < len(symbols) else unknown for number in
                       struct.unpack_from(f"={count}H", value, behind - 2 * count))
         event = Event._make((*head, packet.ljust(PACKET_BYTES, b"\0")[:PACKET_BYTES], bytes(6), stack, value[behind:]))
-        if not (event.place in Place._value2member_map_ and event.hook < len(HOOKS) and event.captured <= PACKET_BYTES
+        if not (event.place < len(Place) and event.hook < len(HOOKS) and event.captured <= PACKET_BYTES
                 and count <= STACK_DEPTH and len(event.tuples) in (0, TUPLES.size)):
             raise ValueError("an event that no kernel has")
         if len(self._events) == BATCH_EVENTS:
