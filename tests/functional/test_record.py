@@ -26,6 +26,8 @@ def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
     ("c1", "host", "-c", "1"),
     ("c1", "c2", "--tcp", "81", "-c", "2", "-i", "0.2"),
     ("c1", "c2", "--arp", "-c", "1", "--json"),
+    ("c1", "c2", "-6", "-c", "1", "--json"),
+    ("c1", "172.17.0.1", "--tcp", "8080", "-c", "1", "--json"),
     ("c1", "172.17.0.99", "-c", "1"),
     ("c1", "198.18.0.1", "-c", "1", "-W", "0.5", "--json"),
 ], ids=lambda options: " ".join(options))
