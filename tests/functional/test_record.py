@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +26,8 @@ def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
     ("c1", "host", "-c", "1"),
     ("c1", "c2", "--tcp", "81", "-c", "2", "-i", "0.2"),
     ("c1", "c2", "--arp", "-c", "1", "--json"),
+    ("c1", "c2", "-6", "-c", "1", "--json"),
+    ("c1", "172.17.0.1", "--tcp", "8080", "-c", "1", "--json"),
     ("c1", "172.17.0.99", "-c", "1"),
     ("c1", "198.18.0.1", "-c", "1", "-W", "0.5", "--json"),
 ], ids=lambda options: " ".join(options))
@@ -80,15 +82,45 @@ def test_a_full_disk(ping: Ping, dnettrace: Dnettrace, tmp_path: Path) -> None:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+def started(engine: Engine, path: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(["nsenter", f"--net={engine.host_netns}", *program(), "ping", "c1", "c2", "-i", "0.2", "-w",
+                             str(path), *options], env=engine.env(), stdout=subprocess.PIPE, text=True)
+
+
+def lines_until(live: subprocess.Popen[str], beginning: str) -> str:
+    """What it prints up to a line that begins so."""
+    found = ""
+    for line in live.stdout or ():
+        found += line
+        if line.startswith(beginning):
+            break
+    return found
+
+
+def test_interrupted(engine: Engine, dnettrace: Dnettrace, tmp_path: Path) -> None:
+    path = tmp_path / "run.pcapng"
+    with started(engine, path) as live:
+        shown = lines_until(live, "#3")
+        live.send_signal(signal.SIGINT)
+        shown += live.communicate()[0]
+    assert live.returncode == 130
+    assert dnettrace("replay", str(path)).stdout == shown
+
+
+def test_followed_while_it_is_written(engine: Engine, dnettrace: Dnettrace, tmp_path: Path) -> None:
+    path = tmp_path / "run.pcapng"
+    with started(engine, path, "-c", "8") as live:
+        shown = lines_until(live, "#2")
+        following = dnettrace("replay", "--follow", str(path))
+        shown += live.communicate()[0]
+    assert following.stdout == shown
+
+
 def test_killed(engine: Engine, dnettrace: Dnettrace, tmp_path: Path) -> None:
     """kill -9 leaves what was seen until then."""
     path = tmp_path / "run.pcapng"
-    with subprocess.Popen(["nsenter", f"--net={engine.host_netns}", *program(), "ping", "c1", "c2", "-i", "0.1", "-w",
-                           str(path)], env=engine.env(), stdout=subprocess.PIPE, text=True) as live:
-        assert live.stdout
-        for line in live.stdout:
-            if line.startswith("#5"):
-                break
-        os.kill(live.pid, 9)
+    with started(engine, path) as live:
+        lines_until(live, "#5")
+        live.kill()
     replayed = dnettrace("replay", str(path)).stdout
     assert "#4" in replayed and "it ends before the run did" in replayed

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import stat
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -19,10 +22,12 @@ from tracer.capture import layout, pcapng
 from tracer.capture.plain import ADDRESSES
 from tracer.capture.reader import Reader
 from tracer.capture.writer import Writer
+from tracer.cli.telling import Telling
 from tracer.errors import UserError
-from tracer.model.layout import EVENT, Event
+from tracer.model.layout import EVENT, Event, Place
 from tracer.model.probes import Batch
 from tracer.model.run import Begin, Item
+from tracer.render.json_lines import JsonRenderer
 
 SAMPLES = Path(__file__).parent / "traces"
 
@@ -144,6 +149,42 @@ def test_a_full_disk_leaves_whole_items(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(OSError, match=r"No space left on device: .*run\.pcapng"):
             writer.play(run[2])
     assert read(path) == (run[:2], "it ends before the run did")
+
+
+@pytest.mark.parametrize("name", ["one_bridge", "fragments", "outside", "published"])
+def test_frames_have_the_numbers_of_their_journeys(name: str, tmp_path: Path) -> None:
+    path, shown = tmp_path / "run.pcapng", io.StringIO()
+    telling = Telling(JsonRenderer(shown), verbose=True)
+    with Writer(str(path), number=telling.number) as writer:
+        for item in items(name):
+            telling.play(item)
+            writer.play(item)
+    frames = [dict(pcapng.read_packet(block)[3]) for block in pcapng.blocks(path.open("rb")) if block.kind == pcapng.PACKET]
+    rows = [json.loads(line) for line in shown.getvalue().splitlines()]
+    assert {int.from_bytes(found[pcapng.PACKET_ID], sys.byteorder) for found in frames} == {
+        row["id"] for row in rows if row["type"] == "journey"}
+
+
+def of_blocks(path: Path, kind: int, at: int, code: int) -> list[str]:
+    return [value.decode() for block in pcapng.blocks(path.open("rb")) if block.kind == kind
+            for option, value in (pcapng.read_packet(block)[3] if kind == pcapng.PACKET else pcapng.read_options(block, at))
+            if option == code]
+
+
+def test_drops_and_rewrites_are_said(tmp_path: Path) -> None:
+    said = of_blocks(write(tmp_path / "run.pcapng", items("published")), pcapng.PACKET, 0, pcapng.COMMENT)
+    assert [text for text in said if not text.startswith("kernel stack: ")] == [
+        "destination rewritten: 198.51.100.2 port 8080 → 172.17.0.3 port 80", "drop reason: NO_SOCKET",
+        "source rewritten: 172.17.0.3 port 80 → 198.51.100.2 port 8080", "drop reason: NO_SOCKET"]
+
+
+def test_a_device_s_name_is_shown_and_not_run(tmp_path: Path) -> None:
+    begin, _sent, batch, *_rest = items()
+    assert isinstance(batch, Batch)
+    event = next(event for event in batch.events if event.ifindex)
+    hostile = event._replace(place=Place.QUEUE, name=b"e\x1b[2J".ljust(16, b"\0"))
+    path = write(tmp_path / "run.pcapng", [begin, Batch([hostile], 0)])
+    assert of_blocks(path, pcapng.INTERFACE, 8, pcapng.INTERFACE_NAME) == ["dnettrace", "c1/e\\x1b[2J egress"]
 
 
 def test_a_newer_file_is_refused_by_name(tmp_path: Path) -> None:

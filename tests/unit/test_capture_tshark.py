@@ -83,6 +83,17 @@ def test_drops_have_comments(tshark: list[str], tmp_path: Path) -> None:
     assert "nft_do_chain < " in comment
 
 
+def test_rewrites_have_comments(tshark: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "published.pcapng", items("published"))
+    rows = table(tshark, path, "frame.interface_name", "frame.comment", only='frame.comment contains "rewritten"')
+    assert rows == [
+        ["eth0 prerouting", "destination rewritten: 198.51.100.2 port 8080 → 172.17.0.3 port 80"],
+        ["docker0 postrouting", "source rewritten: 172.17.0.3 port 80 → 198.51.100.2 port 8080"]]
+    path = write(tmp_path / "outside.pcapng", items("outside"))
+    rows = table(tshark, path, "frame.comment", only='frame.comment contains "rewritten"')
+    assert rows == [["source rewritten: 172.17.0.2 → 198.51.100.2"], ["destination rewritten: 198.51.100.2 → 172.17.0.2"]]
+
+
 def test_ipv6_and_translated_packets(tshark: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / "run.pcapng", items("one_bridge_v6"))
     assert table(tshark, path, "ipv6.dst", only="icmpv6.type == 128")[0] == ["fd00:17::2"]

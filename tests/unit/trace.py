@@ -22,9 +22,10 @@ RISEN = {4026531840: Risen(4026531840, (CountedRule("ip", "filter", "FORWARD", "
 def items(name: str = "one_bridge") -> list[Item]:
     """A recorded run, as its session would have played it; each probe's events in a batch of its own."""
     recording = load(name)
-    machine = recording.machine
+    missing = (Missing("netfilter", "no links"),)
+    machine = replace(recording.machine, missing=missing)
     start = Start("0.1.0", machine.release, Place("c1", "172.17.0.2", OnBridge("docker0", "172.17.0.1/16")),
-                  Place("c2", "172.17.0.3"), ("kfree_skb",), (Missing("netfilter", "no links"),), ("a note",))
+                  Place("c2", "172.17.0.3"), ("kfree_skb",), missing, ("a note",))
     found: list[Item] = [Begin(start, recording.selection, 4.0, machine, recording.topology,
                                recording.events[0].netns, recording.target,
                                recording.events[0].time + machine.clock_offset_ns)]
@@ -72,8 +73,8 @@ def repeated(turns: int) -> Iterator[Item]:
     yield last
 
 
-def write(path: Path, run: Iterable[Item]) -> Path:
-    with Writer(str(path)) as writer:
+def write(path: Path, run: Iterable[Item], force: bool = False) -> Path:
+    with Writer(str(path), force) as writer:
         for item in run:
             writer.play(item)
     return path

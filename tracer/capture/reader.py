@@ -12,13 +12,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 from tracer.capture import layout, pcapng
 from tracer.capture.pcapng import Block, Malformed, Option, read_options, read_packet
 from tracer.capture.plain import from_json, members, typed
 from tracer.errors import UserError
-from tracer.model import run
 from tracer.model.layout import PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Begin, Finish, Item, Know
@@ -26,7 +25,7 @@ from tracer.model.run import Begin, Finish, Item, Know
 BATCH_EVENTS = 1 << 18
 PART_COST = 64  # bytes that a part takes, however short
 _NATIVE = "<" if sys.byteorder == "little" else ">"
-ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in (run.Sent, run.Answer, run.Tell, run.Sweep, run.Finish)}
+ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
 
 
 @dataclass(slots=True)
@@ -154,7 +153,7 @@ class Reader:
         stack = tuple(symbols[number] if number < len(symbols) else unknown for number in
                       struct.unpack_from(f"={count}H", value, behind - 2 * count))
         event = Event._make((*head, packet.ljust(PACKET_BYTES, b"\0")[:PACKET_BYTES], bytes(6), stack, value[behind:]))
-        if not (event.place in Place._value2member_map_ and event.hook < len(HOOKS) and event.captured <= PACKET_BYTES
+        if not (event.place < len(Place) and event.hook < len(HOOKS) and event.captured <= PACKET_BYTES
                 and count <= STACK_DEPTH and len(event.tuples) in (0, TUPLES.size)):
             raise ValueError("an event that no kernel has")
         if len(self._events) == BATCH_EVENTS:
@@ -182,7 +181,7 @@ class Reader:
         if name == "Batch":
             events, self._events = self._events, []
             return replace(Batch(events, 0), **members(given, Batch))
-        if name not in ITEMS:
+        if name not in ITEMS or name == "Begin":
             raise ValueError(f"an item {name[:32]!r}")
         item: Item = typed(given, ITEMS[name])
         return item

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 from tracer import __version__
 from tracer.capture import layout, pcapng
+from tracer.capture.comments import Comments
 from tracer.capture.pcapng import Option
 from tracer.capture.plain import plain, to_json
 from tracer.errors import UserError
@@ -28,12 +30,13 @@ INBOUND, OUTBOUND = 1, 2
 DIRECTION: Mapping[int, int] = {Place.QUEUE: OUTBOUND, Place.RECEIVE: INBOUND}
 NUMBERS = 1 << 16  # journeys whose number is remembered
 STACKS = 1 << 12  # stacks whose bytes are remembered
+SYNC_S = 1.0
 LOOKUPS = 1 << 10  # in one block
 NO_ETHERNET = bytes(layout.ETHERNET_BYTES)
 
 
 class Writer:
-    """Listens to a run, Begin first. Each item is on its way to the disk when play() returns.
+    """Listens to a run, Begin first. Each item is in the file when play() returns, and on the disk a second later.
 
     `number` gives the journey of an event its number for a person, once it has been seen by whoever counts; None where
     nobody knows. Without it, journeys count in the order of first sight.
@@ -46,11 +49,15 @@ class Writer:
         self._path, self._count = path, number
         self._file = _create(path, force)
         self._size = 0  # up to the last whole item
+        self._closing = threading.Event()
+        self._syncing = threading.Thread(target=self._sync, daemon=True)
+        self._syncing.start()
         self._symbols: dict[str, int] = {}
         self._stacks: dict[tuple[str, ...], bytes] = {}
         self._interfaces: dict[str, int] = {}
         self._places: dict[tuple[int, int, int, int, bytes], int] = {}  # with the names that are known now
         self._numbers: dict[int, int] = {}
+        self._comments = Comments()
         self._journeys = 0
         self._lost = 0
         self._time = 0  # of what was written last, CLOCK_MONOTONIC
@@ -62,7 +69,15 @@ class Writer:
         self.close()
 
     def close(self) -> None:
+        self._closing.set()
+        self._syncing.join()
         os.close(self._file)
+
+    def _sync(self) -> None:
+        """Beside the run, which must not wait for a disk."""
+        while not self._closing.wait(SYNC_S):
+            with suppress(OSError):  # that the disk is full is said by a write
+                os.fdatasync(self._file)
 
     def play(self, item: Item) -> None:
         if isinstance(item, Batch):
@@ -141,8 +156,7 @@ class Writer:
             found.append((pcapng.PACKET_ID, struct.pack("=Q", number)))
         if direction := DIRECTION.get(event.place):
             found.append((pcapng.PACKET_FLAGS, struct.pack("=I", direction)))
-        if event.place == Place.DROP:
-            found += [(pcapng.COMMENT, text.encode(errors="replace")[:pcapng.OPTION_BYTES]) for text in self._drop(event)]
+        found += [(pcapng.COMMENT, text.encode(errors="replace")) for text in self._comments.of(event, self._machine)]
         found += [*lookups, *self._record(event, layout.OF_PACKET)]
         return pcapng.packet(interface, event.time + self._machine.clock_offset_ns,
                              ethernet + event.packet[:event.captured], min(original, 0xFFFFFFFF), found)
@@ -169,6 +183,7 @@ class Writer:
         stage = HOOKS[event.hook] if event.place == Place.HOOK else STAGES[Place(event.place)]
         node = self._know.topology.node(event.netns) if event.netns else ""
         name = f"{device if node == 'host' and device else '/'.join(filter(None, (node, device)))} {stage}".strip()
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)  # of others' making
         if name not in self._interfaces:
             if len(self._interfaces) == layout.INTERFACE_COUNT:
                 return 0
@@ -186,10 +201,6 @@ class Writer:
                 if len(self._numbers) > NUMBERS:
                     del self._numbers[next(iter(self._numbers))]
         return number
-
-    def _drop(self, event: Event) -> tuple[str, ...]:
-        said = f"drop reason: {self._machine.reasons.get(event.reason, event.reason)}"
-        return (said, f"kernel stack: {' < '.join(event.stack)}") if event.stack else (said,)
 
     def _put(self, data: bytes) -> None:
         """All of it or, where the disk is full, nothing."""

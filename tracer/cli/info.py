@@ -14,7 +14,7 @@ def info(file: str) -> None:
     """Say what FILE is: when and where it was recorded, what is in it, what is missing."""
     from tracer.capture.reader import Reader
     from tracer.cli.replay import opened
-    from tracer.model.probes import Batch
+    from tracer.model.probes import Batch, Machine
     from tracer.model.run import Begin, Know, Sent
     from tracer.render.alphabet import Alphabet
 
@@ -23,7 +23,9 @@ def info(file: str) -> None:
         reader = Reader(stream, file, events=False)
         for item in reader:
             if isinstance(item, Begin):
-                begin, topology = item, item.topology
+                begin, machine, topology = item, item.machine, item.topology
+            elif isinstance(item, Machine):
+                machine = item
             elif isinstance(item, Know):
                 topology = item.topology
             elif isinstance(item, Batch):
@@ -32,7 +34,7 @@ def info(file: str) -> None:
                 sent += 1
         size = stream.tell()
     start, counts = begin.start, reader.counts
-    missing = "; ".join(f"{probe.name} ({probe.why})" for probe in start.missing)
+    missing = "; ".join(f"{probe.name} ({probe.why})" for probe in machine.missing)
     rows = [
         ("what", f"dnettrace trace, format {reader.version}, by dnettrace {start.version}, {size:,} bytes"),
         ("when", f"{_when(begin.wall_ns)}, {max(counts.last - counts.first, 0) / 1e9:.3f} s"),
