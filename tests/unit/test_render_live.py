@@ -238,6 +238,22 @@ def test_a_terminal_that_is_gone_does_not_hide_why() -> None:
     live.close()
 
 
+def test_flows_are_told_apart_and_their_directions_put_together() -> None:
+    def flows(name: str) -> list[tuple[str, int | None]]:
+        live = LiveJsonRenderer(stream := Stream())
+        for journey in recording.load(name).journeys():
+            live.journey(journey)
+        return [(each["kind"], each["flow"]) for each in map(json.loads, stream.getvalue().splitlines())]
+    for name in ("outside", "published", "one_bridge_v6"):
+        said = flows(name)
+        assert len({flow for kind, flow in said if kind in ("request", "reply")}) == 1
+        assert {flow for kind, flow in said if kind == "arp"} == {None}
+    assert dict(flows("outside"))["request"] != dict(flows("published"))["request"]
+    told = [flow for kind, flow in flows("ttl") if kind in ("request", "error")]
+    assert len(told) == 2
+    assert len(set(told)) == 1
+
+
 BUSY = FlowSummary("c1 → c2:80", "c1", "c2", 80, "tcp", 1_234_567, 123_456_789, 123_456_000, {"NO_SOCKET": 789}, {}, {}, 3,
                    OneWay(1, 1), OneWay(0, 0))
 ENDED = LiveSummary(123_456_790, 123_456_001, {"NO_SOCKET": 789}, {"delivered": 123_456_001, "dropped": 789},
