@@ -16,9 +16,10 @@ from rich.console import Console
 
 from tests.unit import recording, test_render_fixtures as given
 from tests.unit.test_render_text import WIDTHS, Stream, shown
+from tracer.journey.flows import Flows
 from tracer.model.journey import Cause, Journey, Packet, Rule
 from tracer.model.probes import Missing
-from tracer.model.report import LiveStart, LiveStatus, Seen
+from tracer.model.report import FlowSummary, LiveStart, LiveStatus, LiveSummary, OneWay, Seen
 from tracer.render.json_lines import LiveJsonRenderer
 from tracer.render.line import Lines, packet_name
 from tracer.render.live import LiveRenderer
@@ -56,7 +57,23 @@ def run(width: int | None) -> str:
         said += [f"# {name}\n", *(recorded.steady(made.of(journey)) for journey in recorded.journeys())]
     said.append("# by hand\n")
     said += [made.of(given.REQUEST, given.FLOOD), *map(made.of, (RULED, given.UNKNOWN, given.MASQUERADED, given.HOSTILE))]
-    return "".join(said)
+    return "".join(said) + ended(width, "published", "outside") + ended(width, "one_bridge", verbose=True)
+
+
+def ended(width: int | None, *names: str, verbose: bool = False) -> str:
+    """The summary of recorded journeys."""
+    flows, devices = Flows(), {}
+    for name in names:
+        recorded = recording.load(name)
+        devices |= recorded.names
+        for journey in recorded.journeys():
+            flows.add(journey)
+    live = LiveRenderer(console(width, stream := Stream()), verbose)
+    live.summary(replace(flows.summary(), seconds=12.04, events=300, lost={"kfree_skb": 3}, share=1 / 8))
+    text = stream.getvalue()
+    for device, steady in devices.items():
+        text = text.replace(device, steady.ljust(len(device)))
+    return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
 def screen(width: int | None) -> Path:
@@ -154,8 +171,8 @@ def test_the_status_line_fits_and_says_losses_first() -> None:
     assert stream.getvalue() == "\r\x1b[2K1,042/s · 3 dropped"
     live = LiveRenderer(console(120, stream := Screen()))
     live.status(replace(STATUS, lost={"kfree_skb": 20, "netfilter": 100}, share=1 / 8))
-    assert stream.getvalue() == ("\r\x1b[2K1,042/s · 3 dropped · lost 120 events (netfilter 100, kfree_skb 20) · following 1 new "
-                                 "journey in 8 · 12,345 journeys")
+    assert stream.getvalue() == ("\r\x1b[2K1,042/s · 3 dropped · lost 120 events (netfilter 100, kfree_skb 20) · 1 new journey in 8 "
+                                 "followed · 12,345 journeys")
 
 
 @pytest.mark.parametrize("made", [console(None, Stream()), console(80, Screen(), TERM="dumb"), console(80, Stream())])
@@ -221,6 +238,46 @@ def test_a_terminal_that_is_gone_does_not_hide_why() -> None:
     live.close()
 
 
+def test_flows_are_told_apart_and_their_directions_put_together() -> None:
+    def flows(name: str) -> list[tuple[str, int | None]]:
+        live = LiveJsonRenderer(stream := Stream())
+        for journey in recording.load(name).journeys():
+            live.journey(journey)
+        return [(each["kind"], each["flow"]) for each in map(json.loads, stream.getvalue().splitlines())]
+    for name in ("outside", "published", "one_bridge_v6"):
+        said = flows(name)
+        assert len({flow for kind, flow in said if kind in ("request", "reply")}) == 1
+        assert {flow for kind, flow in said if kind == "arp"} == {None}
+    assert dict(flows("outside"))["request"] != dict(flows("published"))["request"]
+    told = [flow for kind, flow in flows("ttl") if kind in ("request", "error")]
+    assert len(told) == 2
+    assert len(set(told)) == 1
+
+
+BUSY = FlowSummary("c1 → c2:80", "c1", "c2", 80, "tcp", 1_234_567, 123_456_789, 123_456_000, {"NO_SOCKET": 789}, {}, {}, 3,
+                   OneWay(1, 1), OneWay(0, 0))
+ENDED = LiveSummary(123_456_790, 123_456_001, {"NO_SOCKET": 789}, {"delivered": 123_456_001, "dropped": 789},
+                    {f"br-{n}": ("switch",) for n in range(5)}, 0, (BUSY,), 1, 1, seconds=3600)
+
+
+def test_numbers_of_a_long_run_stay_apart() -> None:
+    live = LiveRenderer(console(None, stream := Stream()))
+    live.summary(ENDED)
+    assert stream.getvalue().splitlines() == [
+        "", "123,456,790 journeys in 3600.0 s: 123,456,001 delivered, 789 dropped (789 NO_SOCKET). Bridges: br-0 (switch), br-1 "
+        "(switch), br-2 (switch), br-3 (switch), br-4 (switch).",
+        "", "flow                conns     journeys    delivered  dropped  median  p99",
+        "tcp c1 → c2:80  1,234,567  123,456,789  123,456,000      789",
+        "  ✗ 789 NO_SOCKET", "  ! 3 may lack a hop", "and 1 journey of other flows, 1 dropped"]
+
+
+def test_a_run_without_a_journey_ends_in_a_sentence() -> None:
+    live = LiveRenderer(console(80, stream := Screen()))
+    live.status(STATUS)
+    live.summary(LiveSummary(0, 0, {}, {}, {}, 0, (), seconds=2))
+    assert stream.getvalue().endswith("\r\x1b[2K\n0 journeys in 2.0 s.\n")
+
+
 def test_objects() -> None:
     stream = Stream()
     live = LiveJsonRenderer(stream)
@@ -230,14 +287,17 @@ def test_objects() -> None:
     for seconds, lost, share in ((1, {}, 1.0), (2, {"kfree_skb": 1}, 1.0), (2.5, {"kfree_skb": 2}, 1.0),
                                  (3, {"kfree_skb": 2}, 1.0), (4, {"kfree_skb": 2}, 1.0), (4.5, {"kfree_skb": 2}, 0.5)):
         live.status(replace(STATUS, seconds=seconds, lost=lost, share=share))
+    live.summary(ENDED)
     live.close()
     said = [json.loads(text) for text in stream.getvalue().splitlines()]
-    assert [each["type"] for each in said] == ["start", "journey", "journey", "journey", "silence", "status", "status", "status"]
+    assert [each["type"] for each in said] == ["start", *["journey"] * 3, "silence", *["status"] * 3, "summary"]
     assert said[0]["following"] == "tcp port 80"
     assert said[5] == {"type": "status", "seconds": 2, "journeys": 12345, "delivered": 12300, "dropped": 3, "rate": 1042.4,
                        "lost": {"kfree_skb": 1}, "share": 1.0,
                        "talkers": [{"flow": "c1 → c2:80", "journeys": 9000}, {"flow": "c3 → host", "journeys": 40}]}
-    assert [each["seconds"] for each in said[5:]] == [2, 3, 4.5]
+    assert [each["seconds"] for each in said[5:8]] == [2, 3, 4.5]
+    assert (said[8]["drops"], said[8]["flows"][0]["service"], said[8]["flows"][0]["reply"]["steps"]) == (
+        {"NO_SOCKET": 789}, "c2", [])
 
 
 if __name__ == "__main__":

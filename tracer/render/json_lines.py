@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TextIO
+from zlib import crc32
 
 from tracer.model.journey import Direction, Entry, Hop, Journey, Packet, Rewrite, RouteChoice, Rule, Table
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
@@ -69,7 +70,9 @@ class LiveJsonRenderer:
             "following": start.following, "notes": start.notes})
 
     def journey(self, journey: Journey, copies: Sequence[Journey] = ()) -> None:
-        self._json.journey(journey, copies=copies)
+        """As a run's, but `flow` tells connections apart."""
+        for one in (journey, *copies):
+            self._json.record(_journey(one) | {"flow": _flow(one)})
 
     def note(self, text: str) -> None:
         self._json.note(text)
@@ -117,6 +120,19 @@ def _journey(journey: Journey) -> dict[str, object]:
         "parent": journey.parent, "source": journey.source, "target": journey.target, "wall_ns": journey.wall_ns,
         "duration_ns": journey.duration_ns,
     }
+
+
+def _flow(journey: Journey) -> int | None:
+    """The same number for all packets of one connection, in both directions and across NAT, and for errors about them."""
+    packet = journey.packet.quoted or journey.packet
+    entries = [hop.entry for hop in journey.hops if hop.entry]
+    if packet.asked is not None:
+        return None
+    # as the client sent it: in the namespace nearest to the client
+    one = entries[0 if journey.kind == "request" else -1].original if entries else packet
+    ends = sorted((address, str(one.icmp_id if port is None else port))
+                  for address, port in ((one.src, one.sport), (one.dst, one.dport)))
+    return crc32(repr((packet.proto, ends)).encode())
 
 
 def _flat(value: Rule | Table | Rewrite | RouteChoice | Packet | Direction) -> dict[str, object]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tracer.model.journey import Journey, Result
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen
-from tracer.render import words
+from tracer.render import table, words
 from tracer.render.line import Lines, Piece
 from tracer.render.styles import DIM, NAME, RESULT, WARNING
 from tracer.render.text import TextRenderer
@@ -48,10 +48,12 @@ class LiveRenderer:
         self._write(text)
 
     def note(self, text: str) -> None:
-        self._write(self._lines.paint([(text, "")]) + "\n")
+        with self._aside():
+            self._text.note(text)
 
     def warning(self, text: str) -> None:
-        self._write(self._lines.paint([(f"! {text}", WARNING)]) + "\n")
+        with self._aside():
+            self._text.warning(text)
 
     def silence(self, seconds: float, seen: Seen) -> None:
         """Nothing matched in so many seconds."""
@@ -74,6 +76,12 @@ class LiveRenderer:
 
     def summary(self, summary: LiveSummary) -> None:
         self.close()
+        self._write("\n")
+        self.note(" ".join([table.totals(summary), *table.roles(summary), *summary.notes]))
+        for text in table.losses(summary):
+            self.warning(text)
+        rows = ["", *map(self._lines.paint, table.table(summary, self._lines, self._verbose))]
+        self._write("".join(f"{row}\n" for row in rows) if summary.flows else "")
 
     def close(self) -> None:
         """Leave the terminal clean. May be called more than once, and when writing has failed."""

@@ -45,6 +45,7 @@ class TextRenderer:
         line = self._place(start.source) + self._text(" → ") + self._place(start.destination)
         self._paragraph(line + self._text(words.where(start)))
         self.told(start.missing, start.notes)
+        self._below_hops = True
 
     def told(self, missing: Sequence[Missing], notes: Sequence[str]) -> None:
         """What a person must know before the first journey."""
@@ -55,7 +56,6 @@ class TextRenderer:
             self._paragraph(self._text(f"! not observed here: {', '.join(names)} ({why})", WARNING))
         for note in notes:
             self.note(note)
-        self._below_hops = True
 
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
         """Neighbour lookups, what else a TCP connection needed, and copies by themselves, are shown only if `verbose`:

@@ -365,7 +365,7 @@ def lost(by_probe: Mapping[str, int]) -> str:
 
 
 def sampled(share: float) -> str:
-    return f"following 1 new journey in {1 / share:.3g}"
+    return f"1 new journey in {1 / share:.3g} followed"
 
 
 def silence(seconds: float, seen: Seen) -> str:
