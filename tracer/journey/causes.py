@@ -8,6 +8,7 @@ way or read from the machine's tables, and lists that as its evidence.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tracer.journey.case import Case, parsed, rows
 from tracer.journey.reasons import WORDS, place
 from tracer.model.journey import BRANCHES, Cause, Hop, Journey, Result, Rule, Stage
 from tracer.model.probes import Missing
-from tracer.model.topology import Address, Link, Namespace, Topology
+from tracer.model.topology import Address, EngineNetwork, Link, Namespace, Topology
 
 _UNKNOWN = "which rule dropped it is not known"
 MOST = 3  # causes that are told of one journey
@@ -166,16 +167,21 @@ def conntrack_full(case: Case) -> Found:
             case.run(case.space, f"sysctl -w net.netfilter.nf_conntrack_max={2 * int(most)}"))
 
 
+# As iptables and nft write it.
+_DIRECT = re.compile(r'-d (\S+)/\d+ ! -i (\S+) -j DROP|daddr (\S+) iifname != "([^"]+)" .*DROP DIRECT ACCESS')
+
+
 @cause
 def direct_access_blocked(case: Case) -> Found:
     rule, target = case.rule, case.target
-    if not (rule and rule.table == "raw" and rule.chain == "PREROUTING" and case.at_host and target):
+    if not (rule and case.stage is Stage.PREROUTING and case.at_host and target):
         return None
-    if f"-d {case.packet.dst}/" not in (rule.rule or "") or " ! -i " not in (rule.rule or ""):
+    found = _DIRECT.search(rule.rule or "")
+    if found is None or case.packet.dst not in (found[1], found[3]):
         return None
-    bridge = (rule.rule or "").partition(" ! -i ")[2].split()[0]
-    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {bridge} only, and this one came by "
-            f"{case.came_by}. The rule is in raw/PREROUTING: no rule in DOCKER-USER, which comes later, can let it pass.",
+    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {found[2] or found[4]} only, and this one "
+            f"came by {case.came_by}. The rule is in {_chain(rule)}: no rule in DOCKER-USER or elsewhere in forwarding, "
+            "which comes later, can let it pass.",
             _text(rule), _connect(case) or f"publish the port: `docker run -p HOSTPORT:{_port(case)}`")
 
 
@@ -238,7 +244,8 @@ def icc_off(case: Case) -> Found:
     rule = case.rule
     if not (case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and case.switched and network):
         return None
-    if rule and (rule.chain == "DOCKER-USER" or f"-i {network.device} -o {network.device} " not in (rule.rule or "")):
+    if rule and not (rule.chain != "DOCKER-USER" and f"-i {network.device} -o {network.device} " in (rule.rule or "")) \
+            and not _of_bridge(rule, network, "ICC"):
         return None
     if network.icc:
         return (f"The rule keeps containers on network {network.name} from talking to each other, as Docker's --icc=false "
@@ -257,7 +264,8 @@ def port_not_published(case: Case) -> Found:
     if not (case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and container and network
             and case.came_by != case.goes_by):
         return None
-    docker = rule and rule.chain == "DOCKER" and f"! -i {network.device} -o {network.device}" in (rule.rule or "")
+    docker = rule and (_of_bridge(rule, network, "UNPUBLISHED PORT DROP") or (
+        rule.chain == "DOCKER" and f"! -i {network.device} -o {network.device}" in (rule.rule or "")))
     if rule and not docker and not (rule.policy and rule.chain == "FORWARD"):
         return None
     if networks_isolated(case) or network_internal(case):
@@ -273,6 +281,12 @@ def port_not_published(case: Case) -> Found:
             _connect(case) or f"create {container.name} anew with `-p HOSTPORT:{_port(case)}`")
 
 
+def _of_bridge(rule: Rule, network: EngineNetwork, comment: str) -> bool:
+    """Is it this one of Docker's nftables backend, for what goes to the network?"""
+    return (rule.table, rule.chain) == ("docker-bridges", f"filter-forward-in__{network.device}") and \
+        f'comment "{comment}"' in (rule.rule or "")
+
+
 def _port(case: Case) -> str:
     return str(case.packet.dport or "PORT") + ("/udp" if case.packet.proto == "udp" else "")
 
@@ -282,13 +296,20 @@ def accepted_then_dropped(case: Case) -> Found:
     rule, last = case.rule, case.last
     if not (rule and last and case.dropped):
         return None
-    before = next((r for r in reversed(last.rules) if r.verdict == "accept" and
-                   (r.family, r.table) != (rule.family, rule.table)), None)
+    # what accepts by policy, or translates addresses, did not mean to let it pass
+    before = next((r for r in reversed(last.rules) if r.verdict == "accept" and not r.policy and r.rule and
+                   (r.family, r.table) != (rule.family, rule.table) and not _translates(case, r)), None)
     if before is None:
         return None
     return (f"{_chain(before)} accepted it, and then {_chain(rule)} {_verb(rule)} it: in nftables an accept ends the chain "
             "and those that it calls, not the chains of other tables at the same hook.",
-            (*_text(before), *_text(rule)), f"let it pass in {_chain(rule)} too")
+            (*_text(before), *_text(rule)),
+            (_allow if rule.policy else _delete)(case, rule) or f"let it pass in {_chain(rule)} too")
+
+
+def _translates(case: Case, rule: Rule) -> bool:
+    return any((c.family, c.table, c.kind) == (rule.family, rule.table, "nat")
+               for c in (case.space.chains if case.space else None) or ())
 
 
 @cause
@@ -418,6 +439,8 @@ def _delete(case: Case, rule: Rule) -> str | None:
     """Whose rule it is decides by what to change it."""
     owned = {"ufw": "change it with `ufw status numbered` and `ufw delete`", "firewalld": "change it with `firewall-cmd`"}
     whose = _whose(rule)
+    if whose == "firewalld" and rule.chain in ("filter_INPUT", "filter_FORWARD") and case.network(case.came_by):
+        return _allow(case, rule)  # it is for what no zone let pass: Docker puts its bridges into a zone that does
     if whose in owned:
         return owned[whose]
     if whose not in (None, "a person") or case.space is None:
@@ -769,11 +792,23 @@ def question_lost(case: Case) -> Found:
     """The lookup itself was dropped: its cause is this packet's, too."""
     if not _unanswered(case):
         return None
+    owner = case.having(case.next_hop)
     for question in case.questions(case.next_hop):
-        found = causes(replace(case, journey=question)) if question.end.result is Result.DROPPED else ()
-        if found:
-            return replace(found[0], evidence=(*_asking(case), *found[0].evidence))
+        ways = [question, *_copies(case, question)]
+        if owner and any(hop.netns == owner.inode for way in ways for hop in way.hops):
+            continue
+        for way in ways:
+            found = causes(replace(case, journey=way)) if way.end.result is Result.DROPPED else ()
+            if found:
+                return replace(found[0], evidence=(*_asking(case), *found[0].evidence))
     return None
+
+
+def _copies(case: Case, question: Journey) -> list[Journey]:
+    """Those that a bridge sent out by its ports, with their way up to there: the original itself went up to the host."""
+    up = next((at for at, hop in enumerate(question.hops) if hop.stage is Stage.L2_LOCAL), len(question.hops))
+    return [replace(copy, hops=(*question.hops[:up], *copy.hops)) for copy in case.others
+            if copy.kind == "copy" and copy.parent == question.id]
 
 
 @cause
