@@ -38,6 +38,7 @@ NAMES = {
     "docker_chains_missing": "FORWARD does not lead to Docker's chains",
     "chain_policy": "no rule accepted it, and the chain's policy is DROP",
     "firewall_rule": "any other rule that drops or rejects",
+    "one_of_rules": "one of several rules, which is not known",
     "docker_rules_missing": "a published port was not translated: Docker's rules are gone",
     # routing
     "forwarding_off": "ip_forward is 0 (or IPv6's forwarding)",
@@ -335,13 +336,22 @@ def host_input_blocked(case: Case) -> Found:
 @cause
 def bridged_traffic_filtered(case: Case) -> Found:
     rule, host = case.rule, case.host
-    if not (case.by("NETFILTER_DROP") and case.at_host and case.switched and host and rule and rule.family != "bridge"):
+    if not (case.by("NETFILTER_DROP") and case.at_host and host and rule and rule.family in ("ip", "ip6", "inet")):
+        return None
+    if not case.switched and not (case.stage is Stage.PREROUTING and _on_bridge(case, host)):
         return None
     name = f"net.bridge.bridge-nf-call-ip{'6' if case.version == 6 else ''}tables"
     if case.sysctl(host, name) != "1" or icc_off(case):
         return None
     return (f"{case.came_by} was only a switch for this packet, but br_netfilter shows switched frames to the host's IP "
             f"rules, and {_chain(rule)} {_verb(rule)} it.", (f"{name} = 1", *_text(rule)), f"sysctl -w {name}=0")
+
+
+def _on_bridge(case: Case, host: Namespace) -> bool:
+    """Does what has the destination hang on the bridge that the packet came by? The bridge would have passed it on."""
+    goal = parsed(case.packet.dst)
+    bridge = case.bridge_of(case.target, case.target.owner_of(goal)) if case.target and goal else None
+    return bool(bridge and bridge[0] is host and bridge[1].name == case.came_by)
 
 
 @cause
@@ -411,6 +421,17 @@ def _whose(rule: Rule) -> str | None:
     return rule.owner.partition(",")[0] if rule.owner else None
 
 
+@cause
+def one_of_rules(case: Case) -> Found:
+    last = case.last
+    found = [r for r in last.rules if r.by == "candidate" and r.verdict in ("drop", "reject")] if last else []
+    if not case.by("NETFILTER_DROP") or case.rule or case.space is None or not found:
+        return None
+    names = " or ".join(dict.fromkeys(f"the policy of {_chain(r)}" if r.policy else f"a rule in {_chain(r)}" for r in found))
+    return (f"A firewall of {case.name(case.space)} stops it: {names}. Which of them, counters alone do not tell.",
+            [text for r in found for text in _text(r)], None)
+
+
 def _chain(rule: Rule) -> str:
     """"filter/FORWARD", "inet firewalld/filter_FORWARD"."""
     family = "" if rule.family in ("ip", "ip6") else f"{rule.family} "
@@ -462,7 +483,8 @@ def _allow(case: Case, rule: Rule) -> str | None:
     here = case.came_by if case.stage in (Stage.INPUT, Stage.FORWARD) else None
     there = case.goes_by if case.stage in (Stage.OUTPUT, Stage.FORWARD) else None
     ports = packet.dport is not None and case.stage is Stage.INPUT
-    if _whose(rule) == "ufw" and case.stage is Stage.INPUT and here:
+    ufw = _whose(rule) == "ufw" or (rule.policy and any(_whose(r) == "ufw" for r in last.rules))
+    if ufw and case.stage is Stage.INPUT and here:
         port = f" to any port {packet.dport} proto {packet.proto}" if ports else ""
         return f"ufw allow in on {shlex.quote(here)}{port}"
     if _whose(rule) == "firewalld" and here:
@@ -911,7 +933,7 @@ def published_elsewhere(case: Case) -> Found:
 
 def _holds(own: Address | None, address: str) -> bool:
     """Is what is bound or published at `own` reached at this address?"""
-    return own is None or own.is_unspecified or str(own) == address
+    return own is None or str(own) == address or (own.is_unspecified and (own.version == 6 or ":" not in address))
 
 
 @cause
@@ -934,6 +956,9 @@ def nothing_listens(case: Case) -> Found:
             or docker_rules_missing(case):
         return None
     packet, name = case.packet, case.name(case.space)
+    if any((x.port, x.protocol) == (packet.dport, packet.proto) and _holds(x.address, packet.dst)
+           for x in case.space.listeners or ()):
+        return None  # a drop without a reason has another
     meant = next(((c, p) for c in case.topology.containers for p in c.ports if case.at_host
                   and (p.container_port, p.protocol) == (packet.dport, packet.proto)), None)
     hint = f"; {meant[0].name} publishes its port {packet.dport} as {meant[1].host_port}" if meant else ""
@@ -1060,8 +1085,11 @@ def invalid_skips_nat(case: Case) -> Found:
     hop = next((h for h in case.journey.hops if h.conntrack == "INVALID"), None)
     if hop is None or not (case.dropped or case.silent) or any(h.rewrite for h in case.journey.hops):
         return None
-    return (f"Connection tracking of {hop.node} calls it INVALID, as it fits no connection that it saw begin: NAT left its "
-            "addresses as they were.", [f"conntrack INVALID at {hop.stage.value} of {hop.node}"], None)
+    if case.journey.kind not in ("request", "reply", "error"):
+        return None
+    return (f"Connection tracking of {hop.node} calls it INVALID, as it fits no connection that it follows: NAT left its "
+            "addresses as they were.",
+            [f"conntrack INVALID at {hop.stage.value} of {hop.node}", f"source still {case.packet.src}"], None)
 
 
 @cause
