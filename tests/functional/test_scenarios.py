@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -166,7 +168,6 @@ class Fault:
     table: str = ""
     owner: str | None = None
     versions: tuple[int, ...] = (4, 6)
-    answered: str = ""  # state of the probe where the refusal is an answer
 
     def rule(self, world: World, version: int) -> tuple[str, str, str, str | None, str, bool]:
         """(family, table, chain, text, verdict, by the policy), of the last command."""
@@ -177,7 +178,8 @@ class Fault:
         if words[at] == "-P":
             return world.words[version]["family"], table, words[at + 1], None, "drop", True
         text = shlex.join(["-A", *words[at + 1:]]).replace("'!'", "!").replace("'", '"')
-        return (world.words[version]["family"], table, words[at + 1], text, "reject" if "REJECT" in words else "drop", False)
+        verdict = "reject" if "REJECT" in words else "queue" if "NFQUEUE" in words else "drop"
+        return world.words[version]["family"], table, words[at + 1], text, verdict, False
 
 
 OPEN = "firewall_rule"
@@ -253,6 +255,9 @@ FAULTS = {
     "INPUT rejects UDP": Fault(
         "{ipt} -I INPUT -p udp -j REJECT --reject-with {port}", "{WAN} {host} --udp 53", "wan host", ("host", "input"),
         OPEN, then=False),
+    "a queue that no program reads": Fault(
+        "{ipt} -I FORWARD -i docker0 -p {icmp} -j NFQUEUE --queue-num 77", *ROUTED, ("host", "forward"), "queue_unread",
+        "start the program, or let the packet pass without it: --queue-bypass", then=False),
     "in a container, INPUT": Fault(
         "{in_c2} {ipt} -A INPUT -p {icmp} {echo} -j DROP", *BRIDGED, ("c2", "input"), OPEN, "{in_c2} {delete}"),
     "in a container, OUTPUT": Fault(
@@ -280,6 +285,9 @@ def test_a_rule_that_stops_it(what: str, world: World, ping: Ping) -> None:
         assert found["owner"] == fault.owner
         assert [c["name"] for c in end["causes"]] == fault.cause.split()
         path(output, world, fault.way)
+        if verdict == "reject":  # and the sender is told
+            answer = output.only("reply" if "tcp-reset" in (text or "") else "error")["end"]
+            assert (answer["result"], answer["node"]) == ("delivered", output.way(output.only("request"))[0].split()[0])
         if fault.mend is None:
             return
         tool = world.words[version]["ipt"]
@@ -379,6 +387,36 @@ def test_a_native_table_that_stops_it(what: str, world: World, ping: Ping) -> No
         arrives(world, ping, table.ping, version)
 
     both(see)
+
+
+QUEUE = """
+import socket, struct
+def send(kind, *rows):  # to NFNL_SUBSYS_QUEUE
+    rows = b"".join(struct.pack("=HH", 4 + len(data), number) + data for number, data in rows)
+    body = struct.pack(">BBH", 0, 0, 77) + rows
+    port.send(struct.pack("=IHHII", 16 + len(body), 3 << 8 | kind, 1, 0, 0) + body)
+port = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+port.bind((0, 0))
+send(2, (1, struct.pack(">BBH", 1, 0, 0)))  # NFQA_CFG_CMD: bind
+send(2, (2, struct.pack(">IB", 0, 1) + bytes(3)))  # NFQA_CFG_PARAMS: no bytes of the packet
+print("ready", flush=True)
+while True:
+    data = port.recv(65536)  # header, nfgenmsg, then NFQA_PACKET_HDR
+    send(1, (2, struct.pack(">I", 0) + data[24:28]))  # NFQA_VERDICT_HDR: drop
+"""
+
+
+def test_a_program_that_drops_what_a_rule_hands_it(world: World, ping: Ping) -> None:
+    world.run("{ipt} -I FORWARD -i docker0 -p icmp -j NFQUEUE --queue-num 77")
+    command = ["nsenter", f"--net={world.engine.host_netns}", sys.executable, "-c", QUEUE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            assert program.stdout and program.stdout.readline() == "ready\n"
+            end = ping("c1 {out}", 4, 1).only("request")["end"]
+        finally:
+            program.kill()
+    assert (end["result"], end["rule"]["verdict"], names(end)) == ("dropped", "queue", ["queue_unread"])
+    assert "to a program, which dropped it" in end["causes"][0]["sentence"]
 
 
 def names(end: Row) -> list[str]:
@@ -591,7 +629,8 @@ def test_S27_a_reload_flushed_docker_s_rules(world: World, ping: Ping) -> None:
 
 
 def test_S34_published_on_127_0_0_1(world: World, ping: Ping) -> None:
-    world.engine.run("inside", "-p", "127.0.0.1:8090:80", command=("httpd", "-f", "-p", "80"))
+    world.engine.run("inside", "-p", "127.0.0.1:8090:80", command=("httpd", "-f", "-p", "0.0.0.0:80"))
+    world.add("inside")
     try:
         output = ping("{WAN} {host} --tcp 8090", 4, 0)
         end = output.only("request")["end"]
@@ -601,6 +640,8 @@ def test_S34_published_on_127_0_0_1(world: World, ping: Ping) -> None:
         assert output.summary["states"] == {"refused": 1}
         path(output, world, "wan host")
         assert ping("host 127.0.0.1 --tcp 8090", 4, 0).only("request")["end"]["result"] == "relayed"
+        end = ping("c1 {inside} --tcp 80", 6, 0).only("request")["end"]
+        assert names(end) == ["listens_elsewhere"] and "listens on 0.0.0.0 only" in end["causes"][0]["sentence"]
     finally:
         world.engine.remove("inside")
 
@@ -651,12 +692,28 @@ def test_S36_what_a_filter_does_to_neighbour_discovery(world: World, ping: Ping)
     assert names(ping("c1 c2 -6", 6, 0).only("request")["end"]) == []
 
 
-def test_S43_a_wrong_checksum(world: World, ping: Ping) -> None:
+CHECKSUMS = [
+    (4, "c1 c2", "icmp type echo-request @th,128,16 set 7", "ICMP_CSUM"),
+    (6, "c1 c2 -6", "icmpv6 type echo-request @th,128,16 set 7", "ICMP_CSUM"),
+    (4, "c1 c2", "icmp type echo-request @nh,80,16 set 7", "IP_CSUM"),
+    (4, "c1 c2 --tcp 80", "tcp dport 80 @th,128,16 set 7", "TCP_CSUM"),
+    (6, "c1 c2 -6 --tcp 80", "tcp dport 80 @th,128,16 set 7", "TCP_CSUM"),
+    (4, "c1 c2 --udp 80", "udp dport 80 @th,48,16 set 7", "UDP_CSUM")]
+
+
+@pytest.mark.parametrize(("version", "probe", "rules", "reason"), CHECKSUMS, ids=[f"{v}-{r}" for v, _p, _r, r in CHECKSUMS])
+def test_S43_a_wrong_checksum(world: World, ping: Ping, version: int, probe: str, rules: str, reason: str) -> None:
     """Rules that write into a packet without mending its checksum."""
-    world.load("table bridge own { chain base { type filter hook forward priority 0; ip daddr 172.17.0.3 icmp type "
-               "echo-request @th,128,16 set 7; }; }")
+    world.load(f"table bridge own {{ chain base {{ type filter hook postrouting priority 0; {rules}; }}; }}")
+    end = ping(probe, version, 1).only("request")["end"]
+    assert (end["result"], end["node"], end["reason"], names(end)) == ("dropped", "c2", reason, ["bad_checksum"])
+
+
+def test_S43_a_wrong_header_that_br_netfilter_looks_at(world: World, ping: Ping) -> None:
+    world.load("table bridge own { chain base { type filter hook prerouting priority -310; ip protocol icmp "
+               "@nh,80,16 set 7; }; }")
     end = ping("c1 c2", 4, 1).only("request")["end"]
-    assert (end["result"], end["node"], end["reason"], names(end)) == ("dropped", "c2", "ICMP_CSUM", ["bad_checksum"])
+    assert (end["result"], end["node"], end["reason"], names(end)) == ("dropped", "host", "IP_INHDR", ["bad_header"])
 
 
 def test_without_br_netfilter_no_rule_of_ip_sees_what_is_switched(world: World, ping: Ping) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from ipaddress import ip_interface
 
 from tracer.journey.case import Case, parsed, rows
-from tracer.journey.reasons import WORDS, place
+from tracer.journey.reasons import QUEUES, WORDS, place
 from tracer.model.journey import BRANCHES, Cause, Hop, Journey, Result, Rule, Stage
 from tracer.model.probes import Missing
 from tracer.model.topology import Address, EngineNetwork, Link, Namespace, Topology
@@ -38,6 +38,7 @@ NAMES = {
     "docker_chains_missing": "FORWARD does not lead to Docker's chains",
     "chain_policy": "no rule accepted it, and the chain's policy is DROP",
     "firewall_rule": "any other rule that drops or rejects",
+    "queue_unread": "a rule hands it to a program, which is not there or dropped it",
     "one_of_rules": "one of several rules, which is not known",
     "docker_rules_missing": "a published port was not translated: Docker's rules are gone",
     # routing
@@ -68,6 +69,7 @@ NAMES = {
     "listens_elsewhere": "the program listens on another address only, such as 127.0.0.1",
     "nothing_listens": "no program listens on the port",
     "bad_checksum": "a checksum is wrong",
+    "bad_header": "a header is not valid, or cut off",
     "socket_full": "the program does not read fast enough",
     "socket_filter": "the socket's own filter",
     "tc_drop": "a tc filter",
@@ -406,7 +408,7 @@ def _not_translated(case: Case) -> Found:
 @cause
 def firewall_rule(case: Case) -> Found:
     rule = case.rule
-    if not (case.dropped and rule) or case.space is None or any(check(case) for check in (
+    if not (case.dropped and rule) or case.space is None or rule.verdict == "queue" or any(check(case) for check in (
             direct_access_blocked, network_internal, networks_isolated, icc_off, port_not_published, accepted_then_dropped,
             docker_user_rule, host_input_blocked, chain_policy)):
         return None
@@ -422,6 +424,19 @@ def _whose(rule: Rule) -> str | None:
 
 
 @cause
+def queue_unread(case: Case) -> Found:
+    rule = case.rule
+    if not (case.dropped and rule and rule.verdict == "queue"):
+        return None
+    if case.journey.end.function != QUEUES[0]:
+        return (f"A rule in {_chain(rule)} hands it to a program, which dropped it.", _text(rule),
+                "ask the program: /proc/net/netfilter/nfnetlink_queue has its pid in the second column")
+    bypass = "--queue-bypass" if _of_iptables(rule) else "queue flags bypass"
+    return (f"A rule in {_chain(rule)} hands it to a program, and none reads that queue, or it is full.",
+            _text(rule), f"start the program, or let the packet pass without it: {bypass}")
+
+
+@cause
 def one_of_rules(case: Case) -> Found:
     last = case.last
     found = [r for r in last.rules if r.by == "candidate" and r.verdict in ("drop", "reject")] if last else []
@@ -429,7 +444,7 @@ def one_of_rules(case: Case) -> Found:
         return None
     names = " or ".join(dict.fromkeys(f"the policy of {_chain(r)}" if r.policy else f"a rule in {_chain(r)}" for r in found))
     return (f"A firewall of {case.name(case.space)} stops it: {names}. Which of them, counters alone do not tell.",
-            [text for r in found for text in _text(r)], None)
+            [f"{_chain(r)}: {r.rule} (its counter rose)" for r in found if r.rule], None)
 
 
 def _chain(rule: Rule) -> str:
@@ -975,6 +990,8 @@ _BY_REASON = {
     **dict.fromkeys(("IP_CSUM", "TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM"),
                     ("bad_checksum", "find out who computes it: an offload of a device (`ethtool -K DEVICE tx off` at the "
                                      "sender) or the program that makes the packet")),
+    **dict.fromkeys(("IP_INHDR", "HDR_TRUNC", "PKT_TOO_SMALL", "IPV6_BAD_EXTHDR"),
+                    ("bad_header", "look at its bytes (`tcpdump -vvx`): lengths, options, the IP header's checksum")),
     **dict.fromkeys(("SOCKET_RCVBUFF", "SOCKET_BACKLOG", "PROTO_MEM", "TCP_LISTEN_OVERFLOW"),
                     ("socket_full", "let the program read faster, or give its socket a larger buffer or backlog")),
     "SOCKET_FILTER": ("socket_filter", "look at the filter of the program's socket: `ss -lnp --bpf`"),
@@ -997,7 +1014,7 @@ def _by_reason(name: str) -> Check:
     def check(case: Case) -> Found:
         end = case.journey.end
         known, mend = _BY_REASON.get(end.reason or "", ("", None))
-        if not case.dropped or known != name or case.space is None:
+        if not case.dropped or known != name or case.space is None or ttl_expired(case):
             return None
         words = WORDS[end.reason or ""]
         return (f"{words[0].upper()}{words[1:]}, in {case.name(case.space)}.", [f"{end.reason}, {place(end.function)}"],
