@@ -127,7 +127,7 @@ WORDS = {
     "SKB_UCOPY_FAULT": "its data could not be copied from or to the program",
 }
 
-# What a rule hands to a program (NFQUEUE) is freed in the first where none takes it, in the others where the program says so.
+# What a rule hands to a program (NFQUEUE) is freed in the first where none takes it, in the others where it says so.
 QUEUES = ("nf_queue", "nf_reinject", "nfqnl_reinject")
 
 # Where it happened. Functions without words are told by their name alone.
