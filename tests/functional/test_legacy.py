@@ -142,7 +142,10 @@ def test_other_packets_make_it_ambiguous(trace: Trace) -> None:
         flood.wait()
     assert rules(output) == [("filter", "-A FORWARD -p udp -j DROP", "drop", "candidate"),
                              ("filter", "-A FORWARD -p icmp -j DROP", "drop", "candidate")]
-    assert output.only("request")["end"]["rule"] is None
+    end = output.only("request")["end"]
+    assert (end["rule"], end["cause"], end["mend"]) == (None, "one_of_rules", None)
+    assert end["causes"][0]["evidence"] == ["filter/FORWARD: -A FORWARD -p udp -j DROP (its counter rose)",
+                                            "filter/FORWARD: -A FORWARD -p icmp -j DROP (its counter rose)"]
 
 
 def test_ipv6(trace: Trace) -> None:

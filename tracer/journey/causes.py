@@ -8,16 +8,17 @@ way or read from the machine's tables, and lists that as its evidence.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import ip_interface
 
 from tracer.journey.case import Case, parsed, rows
-from tracer.journey.reasons import WORDS, place
+from tracer.journey.reasons import QUEUES, WORDS, place
 from tracer.model.journey import BRANCHES, Cause, Hop, Journey, Result, Rule, Stage
 from tracer.model.probes import Missing
-from tracer.model.topology import Address, Link, Namespace, Topology
+from tracer.model.topology import Address, EngineNetwork, Link, Namespace, Topology
 
 _UNKNOWN = "which rule dropped it is not known"
 MOST = 3  # causes that are told of one journey
@@ -37,6 +38,8 @@ NAMES = {
     "docker_chains_missing": "FORWARD does not lead to Docker's chains",
     "chain_policy": "no rule accepted it, and the chain's policy is DROP",
     "firewall_rule": "any other rule that drops or rejects",
+    "queue_unread": "a rule hands it to a program, which is not there or dropped it",
+    "one_of_rules": "one of several rules, which is not known",
     "docker_rules_missing": "a published port was not translated: Docker's rules are gone",
     # routing
     "forwarding_off": "ip_forward is 0 (or IPv6's forwarding)",
@@ -66,6 +69,7 @@ NAMES = {
     "listens_elsewhere": "the program listens on another address only, such as 127.0.0.1",
     "nothing_listens": "no program listens on the port",
     "bad_checksum": "a checksum is wrong",
+    "bad_header": "a header is not valid, or cut off",
     "socket_full": "the program does not read fast enough",
     "socket_filter": "the socket's own filter",
     "tc_drop": "a tc filter",
@@ -166,16 +170,21 @@ def conntrack_full(case: Case) -> Found:
             case.run(case.space, f"sysctl -w net.netfilter.nf_conntrack_max={2 * int(most)}"))
 
 
+# As iptables and nft write it.
+_DIRECT = re.compile(r'-d (\S+)/\d+ ! -i (\S+) -j DROP|daddr (\S+) iifname != "([^"]+)" .*DROP DIRECT ACCESS')
+
+
 @cause
 def direct_access_blocked(case: Case) -> Found:
     rule, target = case.rule, case.target
-    if not (rule and rule.table == "raw" and rule.chain == "PREROUTING" and case.at_host and target):
+    if not (rule and case.stage is Stage.PREROUTING and case.at_host and target):
         return None
-    if f"-d {case.packet.dst}/" not in (rule.rule or "") or " ! -i " not in (rule.rule or ""):
+    found = _DIRECT.search(rule.rule or "")
+    if found is None or case.packet.dst not in (found[1], found[3]):
         return None
-    bridge = (rule.rule or "").partition(" ! -i ")[2].split()[0]
-    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {bridge} only, and this one came by "
-            f"{case.came_by}. The rule is in raw/PREROUTING: no rule in DOCKER-USER, which comes later, can let it pass.",
+    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {found[2] or found[4]} only, and this one "
+            f"came by {case.came_by}. The rule is in {_chain(rule)}: no rule in DOCKER-USER or elsewhere in forwarding, "
+            "which comes later, can let it pass.",
             _text(rule), _connect(case) or f"publish the port: `docker run -p HOSTPORT:{_port(case)}`")
 
 
@@ -238,7 +247,8 @@ def icc_off(case: Case) -> Found:
     rule = case.rule
     if not (case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and case.switched and network):
         return None
-    if rule and (rule.chain == "DOCKER-USER" or f"-i {network.device} -o {network.device} " not in (rule.rule or "")):
+    if rule and not (rule.chain != "DOCKER-USER" and f"-i {network.device} -o {network.device} " in (rule.rule or "")) \
+            and not _of_bridge(rule, network, "ICC"):
         return None
     if network.icc:
         return (f"The rule keeps containers on network {network.name} from talking to each other, as Docker's --icc=false "
@@ -257,7 +267,8 @@ def port_not_published(case: Case) -> Found:
     if not (case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and container and network
             and case.came_by != case.goes_by):
         return None
-    docker = rule and rule.chain == "DOCKER" and f"! -i {network.device} -o {network.device}" in (rule.rule or "")
+    docker = rule and (_of_bridge(rule, network, "UNPUBLISHED PORT DROP") or (
+        rule.chain == "DOCKER" and f"! -i {network.device} -o {network.device}" in (rule.rule or "")))
     if rule and not docker and not (rule.policy and rule.chain == "FORWARD"):
         return None
     if networks_isolated(case) or network_internal(case):
@@ -273,6 +284,12 @@ def port_not_published(case: Case) -> Found:
             _connect(case) or f"create {container.name} anew with `-p HOSTPORT:{_port(case)}`")
 
 
+def _of_bridge(rule: Rule, network: EngineNetwork, comment: str) -> bool:
+    """Is it this one of Docker's nftables backend, for what goes to the network?"""
+    return (rule.table, rule.chain) == ("docker-bridges", f"filter-forward-in__{network.device}") and \
+        f'comment "{comment}"' in (rule.rule or "")
+
+
 def _port(case: Case) -> str:
     return str(case.packet.dport or "PORT") + ("/udp" if case.packet.proto == "udp" else "")
 
@@ -282,13 +299,20 @@ def accepted_then_dropped(case: Case) -> Found:
     rule, last = case.rule, case.last
     if not (rule and last and case.dropped):
         return None
-    before = next((r for r in reversed(last.rules) if r.verdict == "accept" and
-                   (r.family, r.table) != (rule.family, rule.table)), None)
+    # what accepts by policy, or translates addresses, did not mean to let it pass
+    before = next((r for r in reversed(last.rules) if r.verdict == "accept" and not r.policy and r.rule and
+                   (r.family, r.table) != (rule.family, rule.table) and not _translates(case, r)), None)
     if before is None:
         return None
     return (f"{_chain(before)} accepted it, and then {_chain(rule)} {_verb(rule)} it: in nftables an accept ends the chain "
             "and those that it calls, not the chains of other tables at the same hook.",
-            (*_text(before), *_text(rule)), f"let it pass in {_chain(rule)} too")
+            (*_text(before), *_text(rule)),
+            (_allow if rule.policy else _delete)(case, rule) or f"let it pass in {_chain(rule)} too")
+
+
+def _translates(case: Case, rule: Rule) -> bool:
+    return any((c.family, c.table, c.kind) == (rule.family, rule.table, "nat")
+               for c in (case.space.chains if case.space else None) or ())
 
 
 @cause
@@ -314,13 +338,22 @@ def host_input_blocked(case: Case) -> Found:
 @cause
 def bridged_traffic_filtered(case: Case) -> Found:
     rule, host = case.rule, case.host
-    if not (case.by("NETFILTER_DROP") and case.at_host and case.switched and host and rule and rule.family != "bridge"):
+    if not (case.by("NETFILTER_DROP") and case.at_host and host and rule and rule.family in ("ip", "ip6", "inet")):
+        return None
+    if not case.switched and not (case.stage is Stage.PREROUTING and _on_bridge(case, host)):
         return None
     name = f"net.bridge.bridge-nf-call-ip{'6' if case.version == 6 else ''}tables"
     if case.sysctl(host, name) != "1" or icc_off(case):
         return None
     return (f"{case.came_by} was only a switch for this packet, but br_netfilter shows switched frames to the host's IP "
             f"rules, and {_chain(rule)} {_verb(rule)} it.", (f"{name} = 1", *_text(rule)), f"sysctl -w {name}=0")
+
+
+def _on_bridge(case: Case, host: Namespace) -> bool:
+    """Does what has the destination hang on the bridge that the packet came by? The bridge would have passed it on."""
+    goal = parsed(case.packet.dst)
+    bridge = case.bridge_of(case.target, case.target.owner_of(goal)) if case.target and goal else None
+    return bool(bridge and bridge[0] is host and bridge[1].name == case.came_by)
 
 
 @cause
@@ -375,7 +408,7 @@ def _not_translated(case: Case) -> Found:
 @cause
 def firewall_rule(case: Case) -> Found:
     rule = case.rule
-    if not (case.dropped and rule) or case.space is None or any(check(case) for check in (
+    if not (case.dropped and rule) or case.space is None or rule.verdict == "queue" or any(check(case) for check in (
             direct_access_blocked, network_internal, networks_isolated, icc_off, port_not_published, accepted_then_dropped,
             docker_user_rule, host_input_blocked, chain_policy)):
         return None
@@ -388,6 +421,30 @@ def firewall_rule(case: Case) -> Found:
 def _whose(rule: Rule) -> str | None:
     """"Docker" of "Docker, network web"."""
     return rule.owner.partition(",")[0] if rule.owner else None
+
+
+@cause
+def queue_unread(case: Case) -> Found:
+    rule = case.rule
+    if not (case.dropped and rule and rule.verdict == "queue"):
+        return None
+    if case.journey.end.function != QUEUES[0]:
+        return (f"A rule in {_chain(rule)} hands it to a program, which dropped it.", _text(rule),
+                "ask the program: /proc/net/netfilter/nfnetlink_queue has its pid in the second column")
+    bypass = "--queue-bypass" if _of_iptables(rule) else "queue flags bypass"
+    return (f"A rule in {_chain(rule)} hands it to a program, and none reads that queue, or it is full.",
+            _text(rule), f"start the program, or let the packet pass without it: {bypass}")
+
+
+@cause
+def one_of_rules(case: Case) -> Found:
+    last = case.last
+    found = [r for r in last.rules if r.by == "candidate" and r.verdict in ("drop", "reject")] if last else []
+    if not case.by("NETFILTER_DROP") or case.rule or case.space is None or not found:
+        return None
+    names = " or ".join(dict.fromkeys(f"the policy of {_chain(r)}" if r.policy else f"a rule in {_chain(r)}" for r in found))
+    return (f"A firewall of {case.name(case.space)} stops it: {names}. Which of them, counters alone do not tell.",
+            [f"{_chain(r)}: {r.rule} (its counter rose)" for r in found if r.rule], None)
 
 
 def _chain(rule: Rule) -> str:
@@ -418,6 +475,8 @@ def _delete(case: Case, rule: Rule) -> str | None:
     """Whose rule it is decides by what to change it."""
     owned = {"ufw": "change it with `ufw status numbered` and `ufw delete`", "firewalld": "change it with `firewall-cmd`"}
     whose = _whose(rule)
+    if whose == "firewalld" and rule.chain in ("filter_INPUT", "filter_FORWARD") and case.network(case.came_by):
+        return _allow(case, rule)  # it is for what no zone let pass: Docker puts its bridges into a zone that does
     if whose in owned:
         return owned[whose]
     if whose not in (None, "a person") or case.space is None:
@@ -439,7 +498,8 @@ def _allow(case: Case, rule: Rule) -> str | None:
     here = case.came_by if case.stage in (Stage.INPUT, Stage.FORWARD) else None
     there = case.goes_by if case.stage in (Stage.OUTPUT, Stage.FORWARD) else None
     ports = packet.dport is not None and case.stage is Stage.INPUT
-    if _whose(rule) == "ufw" and case.stage is Stage.INPUT and here:
+    ufw = _whose(rule) == "ufw" or (rule.policy and any(_whose(r) == "ufw" for r in last.rules))
+    if ufw and case.stage is Stage.INPUT and here:
         port = f" to any port {packet.dport} proto {packet.proto}" if ports else ""
         return f"ufw allow in on {shlex.quote(here)}{port}"
     if _whose(rule) == "firewalld" and here:
@@ -769,11 +829,23 @@ def question_lost(case: Case) -> Found:
     """The lookup itself was dropped: its cause is this packet's, too."""
     if not _unanswered(case):
         return None
+    owner = case.having(case.next_hop)
     for question in case.questions(case.next_hop):
-        found = causes(replace(case, journey=question)) if question.end.result is Result.DROPPED else ()
-        if found:
-            return replace(found[0], evidence=(*_asking(case), *found[0].evidence))
+        ways = [question, *_copies(case, question)]
+        if owner and any(hop.netns == owner.inode for way in ways for hop in way.hops):
+            continue
+        for way in ways:
+            found = causes(replace(case, journey=way)) if way.end.result is Result.DROPPED else ()
+            if found:
+                return replace(found[0], evidence=(*_asking(case), *found[0].evidence))
     return None
+
+
+def _copies(case: Case, question: Journey) -> list[Journey]:
+    """Those that a bridge sent out by its ports, with their way up to there: the original itself went up to the host."""
+    up = next((at for at, hop in enumerate(question.hops) if hop.stage is Stage.L2_LOCAL), len(question.hops))
+    return [replace(copy, hops=(*question.hops[:up], *copy.hops)) for copy in case.others
+            if copy.kind == "copy" and copy.parent == question.id]
 
 
 @cause
@@ -876,7 +948,7 @@ def published_elsewhere(case: Case) -> Found:
 
 def _holds(own: Address | None, address: str) -> bool:
     """Is what is bound or published at `own` reached at this address?"""
-    return own is None or own.is_unspecified or str(own) == address
+    return own is None or str(own) == address or (own.is_unspecified and (own.version == 6 or ":" not in address))
 
 
 @cause
@@ -899,6 +971,9 @@ def nothing_listens(case: Case) -> Found:
             or docker_rules_missing(case):
         return None
     packet, name = case.packet, case.name(case.space)
+    if any((x.port, x.protocol) == (packet.dport, packet.proto) and _holds(x.address, packet.dst)
+           for x in case.space.listeners or ()):
+        return None  # a drop without a reason has another
     meant = next(((c, p) for c in case.topology.containers for p in c.ports if case.at_host
                   and (p.container_port, p.protocol) == (packet.dport, packet.proto)), None)
     hint = f"; {meant[0].name} publishes its port {packet.dport} as {meant[1].host_port}" if meant else ""
@@ -915,6 +990,8 @@ _BY_REASON = {
     **dict.fromkeys(("IP_CSUM", "TCP_CSUM", "UDP_CSUM", "ICMP_CSUM", "SKB_CSUM"),
                     ("bad_checksum", "find out who computes it: an offload of a device (`ethtool -K DEVICE tx off` at the "
                                      "sender) or the program that makes the packet")),
+    **dict.fromkeys(("IP_INHDR", "HDR_TRUNC", "PKT_TOO_SMALL", "IPV6_BAD_EXTHDR"),
+                    ("bad_header", "look at its bytes (`tcpdump -vvx`): lengths, options, the IP header's checksum")),
     **dict.fromkeys(("SOCKET_RCVBUFF", "SOCKET_BACKLOG", "PROTO_MEM", "TCP_LISTEN_OVERFLOW"),
                     ("socket_full", "let the program read faster, or give its socket a larger buffer or backlog")),
     "SOCKET_FILTER": ("socket_filter", "look at the filter of the program's socket: `ss -lnp --bpf`"),
@@ -937,7 +1014,7 @@ def _by_reason(name: str) -> Check:
     def check(case: Case) -> Found:
         end = case.journey.end
         known, mend = _BY_REASON.get(end.reason or "", ("", None))
-        if not case.dropped or known != name or case.space is None:
+        if not case.dropped or known != name or case.space is None or ttl_expired(case):
             return None
         words = WORDS[end.reason or ""]
         return (f"{words[0].upper()}{words[1:]}, in {case.name(case.space)}.", [f"{end.reason}, {place(end.function)}"],
@@ -1025,8 +1102,11 @@ def invalid_skips_nat(case: Case) -> Found:
     hop = next((h for h in case.journey.hops if h.conntrack == "INVALID"), None)
     if hop is None or not (case.dropped or case.silent) or any(h.rewrite for h in case.journey.hops):
         return None
-    return (f"Connection tracking of {hop.node} calls it INVALID, as it fits no connection that it saw begin: NAT left its "
-            "addresses as they were.", [f"conntrack INVALID at {hop.stage.value} of {hop.node}"], None)
+    if case.journey.kind not in ("request", "reply", "error"):
+        return None
+    return (f"Connection tracking of {hop.node} calls it INVALID, as it fits no connection that it follows: NAT left its "
+            "addresses as they were.",
+            [f"conntrack INVALID at {hop.stage.value} of {hop.node}", f"source still {case.packet.src}"], None)
 
 
 @cause

@@ -127,6 +127,9 @@ WORDS = {
     "SKB_UCOPY_FAULT": "its data could not be copied from or to the program",
 }
 
+# What a rule hands to a program (NFQUEUE) is freed in the first where none takes it, in the others where it says so.
+QUEUES = ("nf_queue", "nf_reinject", "nfqnl_reinject")
+
 # Where it happened. Functions without words are told by their name alone.
 _PLACES = {
     "on its way into a bridge": ("br_handle_frame",),
@@ -141,7 +144,7 @@ _PLACES = {
                    "ip6_pkt_discard_out", "ip6_pkt_prohibit_out", "dst_discard_out", "dst_discard"),
     "in forwarding": ("ip_forward", "ip6_forward"),
     "in fragmenting": ("ip_fragment", "ip_do_fragment", "ip6_fragment", "ip_finish_output", "ip6_finish_output"),
-    "in netfilter": ("nf_hook_slow", "nft_do_chain", "ipt_do_table", "ip6t_do_table", "nf_hook_slow_list"),
+    "in netfilter": ("nf_hook_slow", "nft_do_chain", "ipt_do_table", "ip6t_do_table", "nf_hook_slow_list", *QUEUES),
     "where neighbours are looked up": ("neigh_invalidate", "neigh_timer_handler", "neigh_event_send", "__neigh_event_send",
                                        "ip_finish_output2", "ip6_finish_output2", "neigh_destroy", "arp_error_report",
                                        "ndisc_error_report"),
@@ -182,6 +185,8 @@ IMPLIED = {
     "__udp_enqueue_schedule_skb": WORDS["SOCKET_RCVBUFF"], "udp_queue_rcv_one_skb": WORDS["SOCKET_RCVBUFF"],
     "udpv6_queue_rcv_one_skb": WORDS["SOCKET_RCVBUFF"],
     "noop_enqueue": "the device is down",
+    "nf_queue": "no program reads the queue that a rule put it into, or the queue is full",
+    **dict.fromkeys(QUEUES[1:], "the program that reads a rule's queue dropped it"),
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tracer.journey.headers import ARP, FRAGMENT, IPV4
+from tracer.journey.reasons import QUEUES
 from tracer.model.journey import End, Hop, Result, Rule, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Trace
@@ -210,7 +211,8 @@ def _position(stage: Stage, netns: int, hops: Sequence[Hop]) -> int:
 def stopped_by(end: End, hops: Sequence[Hop]) -> Rule | None:
     """The rule, or the policy, that ended the packet: nothing comes behind a drop."""
     last = hops[-1].rules[-1] if hops and hops[-1].rules else None
-    return last if last and end.result is Result.DROPPED and last.verdict in ("drop", "reject") else None
+    ended = last and (last.verdict in ("drop", "reject") or (last.verdict == "queue" and end.function in QUEUES))
+    return last if ended and end.result is Result.DROPPED else None
 
 
 def _place_of(walk: Walk, stages: Collection[Stage], hops: Sequence[Hop]) -> int | None:

@@ -335,6 +335,8 @@ def decode(netns: int, family: int, body: bytes, tables: dict[tuple[str, str], i
         kind = "return"
     if kind == "policy":
         code = _number(row.get(16))
+    if code is not None and code > 0:
+        code &= 0xFF  # NF_VERDICT_MASK: above it is the number of a queue
     name, table = nfnetlink.FAMILIES.get(family, str(family)), word(row.get(1))
     network, link = row.get(8, b""), row.get(7, b"")
     protocol = ETHERTYPES.get(_number(row.get(15)), 0) or (int.from_bytes(link[12:14], "big") if len(link) >= 14 else 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -201,7 +202,8 @@ class Host:
             if number is not None and number not in (source.netns, self.place.netns):
                 namespace = self._namespace(number)
                 if namespace and namespace.owner_of(address):
-                    found.append(self._place(f"netns:{name}", name, path))
+                    with suppress(UserError):  # it went away meanwhile
+                        found.append(self._place(f"netns:{name}", name, path))
         return found[0] if len(found) == 1 else None  # of several, the packet's hops will tell which one it is
 
     def _resolved(self, word: str, source: Place, version: int | None, resolve: Resolver | None) -> Destination:
