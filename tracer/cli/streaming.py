@@ -31,13 +31,14 @@ from tracer.render.json_lines import LiveJsonRenderer
 from tracer.render.live import LiveRenderer
 from tracer.render.words import packet_name
 from tracer.topology.host import Host
+from tracer.topology.watcher import Watcher
 
 RING_BYTES = 1 << 23
 POLL_MS = 50
 STATUS_S = 0.25
 SILENCE_S = 3.0
 IDLE_S = 3.0  # without a match, until netfilter is left alone again
-RELOOK_S = 0.5  # between two looks at the network
+RELOOK_S = 0.1  # between two looks for devices that nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,6 @@ class Stream:
         self._problems = Problems()
         self._told = self._delivered = self._dropped = 0
         self._lost: Counter[str] = Counter()
-        self._named: set[int] = set()  # namespaces that were found on the way
         self._looked = 0.0
         self._share = 1.0
 
@@ -87,8 +87,9 @@ class Stream:
 
     def run(self) -> ExitStatus:
         """Follow and tell until it is enough: Ctrl-C, the count or the time."""
-        topology = self._topology()
         with ExitStack() as stack:
+            self._watcher = stack.enter_context(Watcher(self._host))
+            topology = self._watcher.topology
             stack.callback(self._renderer.close)
             probes = stack.enter_context(Probes(Selection(self._expression(), bool(self._following.containers)),
                                                 rules=False, ring_bytes=RING_BYTES, shed=True))
@@ -190,27 +191,20 @@ class Stream:
 
     # -- names -----------------------------------------------------------------------------------------------------
 
-    def _topology(self) -> Topology:
-        self._host.find_running()
-        return self._host.topology(self._named)
-
     def _watch(self, probes: Probes, topology: Topology) -> None:
         for namespace in topology.namespaces.values():
             probes.watch(namespace)
 
     def _look_again(self, probes: Probes, assembler: Assembler, now: float) -> None:
-        """A packet was at a device that is not known: containers come and go."""
-        if now - self._looked < RELOOK_S:
-            return
-        unknown = assembler.unknown()
-        if not unknown and not self._following.containers:
-            return
-        self._looked = now
-        self._named |= {key.netns for key in unknown if self._host.refresh(key.netns)}
-        topology = self._topology()
-        self._choose(probes, topology)
-        self._watch(probes, topology)
-        assembler.know(topology)
+        """Containers come and go; and where a packet was at a device that is not known, there is something to find."""
+        if now - self._looked > RELOOK_S:
+            self._looked = now
+            self._watcher.met(assembler.unknown())
+        topology = self._watcher.poll()
+        if topology:
+            self._choose(probes, topology)
+            self._watch(probes, topology)
+            assembler.know(topology)
 
 
 def _seen(probes: Probes) -> Seen:
