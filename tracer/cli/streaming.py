@@ -80,8 +80,7 @@ class Stream:
             probes = stack.enter_context(Probes(Selection(self._expression(), bool(following.containers)), rules=False,
                                                 ring_bytes=RING_BYTES, shed=True))
             watcher = stack.enter_context(Watcher(self._host))
-            topology = watcher.poll()
-            assert topology is not None, "there is a first one"
+            topology = watcher.topology
             if following.record is not None:
                 from tracer.capture.writer import Writer
                 self._listeners.append(stack.enter_context(

@@ -246,13 +246,20 @@ class Host:
         """An event came from a namespace without a name: ask again, within limits. True if it has one now."""
         return self.directory.refresh(unknown)
 
+    def asked_for(self) -> set[int]:
+        """The namespaces of places that were asked for."""
+        return set(self._places)
+
     def _namespace(self, number: int) -> Namespace | None:
-        """None if it is not known or gone."""
+        return self.read(number, self.directory.paths)
+
+    def read(self, number: int, paths: Mapping[int, str]) -> Namespace | None:
+        """None if it is not known or gone. `paths`: as read_namespace() wants them."""
         from tracer.topology.snapshot import read_namespace
 
         path = self.directory.paths.get(number)
         try:
-            return read_namespace(path, self.directory.names[number], self.directory.paths) if path else None
+            return read_namespace(path, self.directory.names[number], paths) if path else None
         except OSError:
             return None
 

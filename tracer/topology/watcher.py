@@ -1,8 +1,9 @@
 """The network kept true during a long run: what its namespaces and devices are called, while they come and go.
 
 A thread follows what the kernel announces in the host's namespace and what the engine tells of its containers. It holds no
-socket in any other namespace: that would keep it, and its devices, alive after its container ended. A container's namespace
-is read when a packet was met there.
+socket in any other namespace: that would keep it, and its devices, alive after its container ended. The namespaces of
+containers and those behind the host's veth pairs are read when they come, when the host's end or the engine tells of a
+change, and when a packet was met at a device that is not known there.
 
 The kernel gives the inode of a namespace that ended to the next one that is made. So a name has an end: Topology.at() tells
 the names of a time.
@@ -22,7 +23,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tracer.model.topology import Ended, FormerLink, Link, LinkKey, Namespace, Topology
+from tracer.errors import UserError
+from tracer.model.topology import Container, Ended, FormerLink, Link, LinkKey, Namespace, Topology
 from tracer.topology import changes, netns
 from tracer.topology.directory import Claim, container_path
 from tracer.topology.engine import EngineError, EngineEvent, Events
@@ -34,6 +36,9 @@ ALIVE_S = 1.0  # between two looks whether namespaces still live that nothing an
 GRACE_S = 10.0  # how long what is gone is remembered for packets that are yet to be told
 WHOLE_S, WHOLE_SHARE = 0.5, 10  # the host is read whole so seldom, and a tenth of the time at most
 AGAIN_S, FORGET_S = 0.2, 60.0  # the first and the longest wait before one device is looked for again
+START_S = 1.0  # the longest that is waited for all of them at the start
+READ_S = 0.03  # for namespaces in one round: each takes some 10 ms
+SETTLED_S = 1.0  # until a new one is read again: it is set up in steps, not all of which are heard
 RECONNECT_S, RECONNECT_MOST_S = 1.0, 30.0
 RECEIVE_BYTES = 4 << 20
 PUZZLES = 1024
@@ -45,7 +50,9 @@ CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 class Watcher:
-    """A context manager. Everything but poll() and met() belongs to its thread, once that runs; `host` too."""
+    """A context manager. Everything but poll(), met() and `topology` belongs to its thread, once that runs; `host` too."""
+
+    topology: Topology  # the latest
 
     def __init__(self, host: Host) -> None:
         self._host, self._directory = host, host.directory
@@ -55,6 +62,7 @@ class Watcher:
         self._former: list[FormerLink] = []
         self._nsids: dict[int, int] = {}  # the host's ids of other namespaces -> inode
         self._stale = {self._here}  # namespaces to read
+        self._later: dict[int, float] = {}  # the same, not before a time, monotonic s
         self._whole_at = self._alive_at = 0.0  # not before, monotonic s
         self._named_at = -1  # st_mtime_ns of the folder of named namespaces
         self._again: dict[LinkKey, tuple[float, float]] = {}  # unknown device -> (not before, next wait)
@@ -71,7 +79,11 @@ class Watcher:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             self._told: Topology | None = None
+            begun = time.monotonic()
             self._round()
+            while self._stale and time.monotonic() < begun + START_S:
+                self._round()
+            self._later.clear()  # what is there at the start is set up
         except BaseException:
             self._close()
             raise
@@ -92,11 +104,8 @@ class Watcher:
         """The network, where it is another than at the last call. Costs next to nothing."""
         if self._failure:
             raise self._failure
-        topology = self._topology
-        if topology is self._told:
-            return None
-        self._told = topology
-        return topology
+        before, self._told = self._told, self.topology
+        return self.topology if self.topology is not before else None
 
     def met(self, keys: Iterable[LinkKey]) -> None:
         """Packets were seen at these devices, and the topology does not have them: look for them soon."""
@@ -143,8 +152,11 @@ class Watcher:
             elif key.netns in self._directory.names or self._search(key.netns):
                 self._stale.add(key.netns)
         renamed = known != self._directory.names
-        changed |= self._read(announced is None, now)
+        changed |= self._read_host(announced is None, now)
         changed |= self._devices(devices, renamed)
+        if changed or renamed:
+            self._stale |= self._near() - self._namespaces.keys()
+        changed |= self._read(now)
         changed |= self._expire()
         if changed or renamed:
             self._publish()
@@ -230,14 +242,15 @@ class Watcher:
                     directory.list_networks_anew()
                 elif known and known.pid:
                     directory.inspect(identity)
-                    self._stale |= {number for number, path in directory.paths.items()
-                                    if path == container_path(known) and number in self._namespaces}
-            elif event.action in ("start", "restart", "rename"):
+                    self._stale |= self._of([known])
+            elif event.action in ("start", "restart", "unpause", "rename"):
                 if event.action == "rename":
                     for number in [n for n, name in directory.names.items() if known and name == event.old_name
                                    and netns.leads(container_path(known), n)]:
                         directory.forget(number)
-                directory.inspect(identity)
+                container = directory.inspect(identity)
+                if container and container.pid:
+                    self._stale |= self._of([container])
             elif event.action in ("die", "died") and known:
                 directory.inspected[identity] = replace(known, pid=0, state="exited")
             elif event.action in ("destroy", "remove"):
@@ -268,32 +281,50 @@ class Watcher:
                         return number in self._directory.names
         return False
 
-    def _read(self, at_once: bool, now: float) -> bool:
-        """Whole namespaces. The host's takes 0.3 s where it has 200 devices."""
-        from tracer.topology.snapshot import read_namespace
+    def _of(self, containers: Iterable[Container]) -> set[int]:
+        """Their namespaces."""
+        paths = {container_path(container) for container in containers if container.pid}
+        return {number for number, path in self._directory.paths.items() if path in paths}
 
+    def _near(self) -> set[int]:
+        """Namespaces that belong to this host's network: of its containers, behind its veth pairs, and asked for."""
+        peers = {link.peer.netns for link in self._namespaces[self._here].links.values() if link.peer}
+        wanted = peers | self._of(self._directory.inspected.values()) | self._host.asked_for()
+        return wanted & self._directory.paths.keys()
+
+    def _read_host(self, at_once: bool, now: float) -> bool:
+        """Whole: 0.3 s where it has 200 devices."""
+        if self._here not in self._stale or (now < self._whole_at and not at_once):
+            return False
+        before = self._namespaces.get(self._here)
+        found = self._host.read(self._here, self._by_hand())
+        if found:
+            self._stale.discard(self._here)
+            self._namespaces[self._here] = found
+            for index, link in before.links.items() if before else ():
+                self._changed(link, found.links.get(index), time.monotonic_ns())
+        elif before is None:
+            raise UserError("The host's network namespace cannot be read.")
+        self._whole_at = now + max(WHOLE_S, WHOLE_SHARE * (time.monotonic() - now))
+        return found is not None
+
+    def _read(self, now: float) -> bool:
+        """Others, as many as there is time for."""
+        due = {number for number, when in self._later.items() if when < now}
+        self._later = {number: when for number, when in self._later.items() if number not in due}
+        self._stale |= due & self._namespaces.keys()
         changed = False
-        for number in tuple(self._stale):
-            if number == self._here and now < self._whole_at and not at_once:
-                continue
+        begun = time.monotonic()
+        for number in self._stale - {self._here}:
             self._stale.discard(number)
-            begun = time.monotonic()
-            path = self._directory.paths[number]
-            before = self._namespaces.get(number)
-            try:
-                read = self._namespaces[number] = read_namespace(path, self._directory.names[number], self._by_hand())
-            except OSError:  # it ended; or the kernel was interrupted by a change
-                if before is None and number == self._here:
-                    raise
-                if number == self._here:
-                    self._stale.add(number)
-                continue
-            changed = True
-            if number == self._here:
-                took = time.monotonic() - begun
-                self._whole_at = begun + max(WHOLE_S, WHOLE_SHARE * took)
-                for index, link in before.links.items() if before else ():
-                    self._changed(link, read.links.get(index), time.monotonic_ns())
+            if number not in self._namespaces:
+                self._later[number] = now + SETTLED_S
+            found = self._host.read(number, self._by_hand())
+            if found:  # else it ended
+                changed |= found != self._namespaces.get(number)
+                self._namespaces[number] = found
+            if time.monotonic() > begun + READ_S:
+                break
         return changed
 
     def _by_hand(self) -> dict[int, str]:
@@ -355,6 +386,6 @@ class Watcher:
                  if former.gone and not (former.link.peer and former.link.peer.netns in reused)} | dict(host.links)
         read[self._here] = replace(host, links=links)
         containers = {c.id: c for c in directory.containers()} | directory.inspected
-        self._topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
+        self.topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
                                   names, tuple(containers.values()), tuple(directory.networks()), ended,
                                   tuple(self._former))

@@ -1,0 +1,190 @@
+"""Names stay true while containers, devices and namespaces come and go: on a real engine, and with 200 namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional.conftest import CHECKOUT, program
+from tests.functional.engine import NETNS, Engine, in_netns
+from tests.functional.pinging import answers
+from tracer.model.topology import Topology
+from tracer.topology import netns
+from tracer.topology.engine import Engine as Client
+from tracer.topology.host import Host
+from tracer.topology.watcher import Watcher
+
+MINE = f"dnt{os.getpid()}"
+HOST, SERVER = f"{MINE}-names", f"{MINE}-server"
+ADDRESS = "10.9.0.2"
+CLIENTS, AT_ONCE, PINGS = 200, 4, 2
+
+
+def ip(*lines: str) -> None:
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True, capture_output=True)
+
+
+def until(watcher: Watcher, true: Callable[[Topology], bool], seconds: float = 5) -> Topology:
+    end = time.monotonic() + seconds
+    while not true(watcher.topology) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert true(watcher.topology), watcher.topology.names
+    assert watcher.poll() is not None
+    return watcher.topology
+
+
+def ends(topology: Topology) -> list[tuple[str, str]]:
+    """(node, device) behind each of the host's bridge ports."""
+    links = topology.namespaces[topology.host].links.values()
+    return sorted(peer for link in links if link.master and (peer := topology.peer(topology.host, link.ifindex)))
+
+
+@pytest.fixture
+def watcher(engine: Engine) -> Iterator[Watcher]:
+    with Watcher(Host(engine.host_netns, Client(engine.docker_host), netns.named)) as running:
+        yield running
+
+
+def test_what_is_there_is_named_from_the_start(watcher: Watcher) -> None:
+    assert watcher.poll() is watcher.topology
+    assert {("c1", "eth0"), ("c2", "eth0")} <= set(ends(watcher.topology))
+
+
+def test_containers_come_get_other_names_and_networks_and_go(watcher: Watcher, engine: Engine) -> None:
+    with ExitStack() as stack:
+        engine.run("n1")
+        stack.callback(engine.remove, "n1")
+        until(watcher, lambda t: ("n1", "eth0") in ends(t))
+        engine.docker("network", "create", "names")
+        stack.callback(engine.docker, "network", "rm", "names")
+        engine.docker("network", "connect", "names", "n1")
+        stack.callback(engine.docker, "network", "disconnect", "-f", "names", "n1")
+        topology = until(watcher, lambda t: ("n1", "eth1") in ends(t) and any(n.name == "names" for n in t.networks))
+        engine.docker("rename", "n1", "n2")
+        stack.callback(engine.docker, "rename", "n2", "n1")
+        topology = until(watcher, lambda t: {("n2", "eth0"), ("n2", "eth1")} <= set(ends(t)))
+        assert "n1" not in topology.names.values()
+        assert "n2" in {container.name for container in topology.containers}
+
+
+def test_the_next_container_has_the_inode_but_not_the_name(watcher: Watcher, engine: Engine) -> None:
+    engine.run("n1")
+    inode = netns.inode(f"/proc/{engine.pid('n1')}/ns/net")
+    until(watcher, lambda t: ("n1", "eth0") in ends(t))
+    before = time.monotonic_ns()
+    engine.remove("n1")
+    topology = until(watcher, lambda t: any(end.name == "n1" for end in t.ended))
+    assert (topology.node(inode), ("n1", "eth0") in ends(topology)) == ("n1", True)  # for packets that are yet to be told
+    assert topology.at(time.monotonic_ns()).node(inode) == f"netns:{inode}"
+    engine.run("n2")
+    try:
+        if netns.inode(f"/proc/{engine.pid('n2')}/ns/net") != inode:
+            pytest.skip("something else on this machine was given the inode")
+        topology = until(watcher, lambda t: ("n2", "eth0") in ends(t))
+        assert topology.node(inode) == "n2"
+        assert "n1" not in {node for node, _device in ends(topology)}
+        assert topology.at(before).node(inode) == "n1"
+        assert ("n1", "eth0") in ends(topology.at(before))
+        assert topology.at(time.monotonic_ns()).node(inode) == "n2"
+    finally:
+        engine.remove("n2")
+
+
+def test_an_engine_that_goes_away_is_no_error(engine: Engine, tmp_path: Path) -> None:
+    with Watcher(Host(engine.host_netns, Client(f"unix://{tmp_path}/none.sock"), netns.named)) as watcher:
+        assert watcher.topology.node(watcher.topology.host) == "host"
+        time.sleep(0.3)
+        watcher.poll()
+
+
+@pytest.fixture
+def bridged() -> Iterator[None]:
+    """A host with a bridge, and a server on it."""
+    try:
+        ip(f"netns add {HOST}", f"netns add {SERVER}", f"link add br0 netns {HOST} type bridge",
+           f"link add server netns {HOST} type veth peer name eth0 netns {SERVER}")
+        in_netns(str(NETNS / HOST), "sh", "-c", "ip link set br0 up; ip link set server master br0 up; ip link set lo up",
+                 check=True)
+        in_netns(str(NETNS / SERVER), "sh", "-c", f"ip addr add {ADDRESS}/16 dev eth0; ip link set eth0 up", check=True)
+        yield
+    finally:
+        for name in (HOST, SERVER):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def client(number: int) -> bool:
+    """A namespace of its own, with the name of the host's device and, likely, the inode of one that has just ended."""
+    name, device = f"{MINE}-n{number}", f"v{number % AT_ONCE}"
+    try:
+        ip(f"netns add {name}", f"link add {device} netns {HOST} type veth peer name eth0 netns {name}")
+        in_netns(str(NETNS / HOST), "ip", "link", "set", device, "master", "br0", "up", check=True)
+        in_netns(str(NETNS / name), "sh", "-c", f"ip addr add {own(number)}/16 dev eth0; ip link set eth0 up", check=True)
+        return all(answers(str(NETNS / name), ADDRESS) for _ in range(PINGS))
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=True)
+        while f" {device}@" in in_netns(str(NETNS / HOST), "ip", "-o", "link").stdout:  # the kernel's own time for it
+            time.sleep(0.01)
+
+
+def own(number: int) -> str:
+    return f"10.9.{1 + number // 200}.{1 + number % 200}"
+
+
+def row(number: int) -> list[bool]:
+    """One after the other, so that each takes over the device's name of the one before."""
+    return [client(n) for n in range(number, CLIENTS, AT_ONCE)]
+
+
+def test_200_namespaces_come_and_go_during_a_trace(bridged: None, tmp_path: Path) -> None:
+    output = tmp_path / "lines"
+    with output.open("w") as lines:
+        live = subprocess.Popen(["nsenter", f"--net={NETNS / HOST}", *program(), "live", "icmp", "--json"], cwd=CHECKOUT,
+                                stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.PIPE, text=True)
+        try:
+            while not output.read_text() and live.poll() is None:
+                time.sleep(0.05)
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                answered = [one for found in pool.map(row, range(AT_ONCE)) for one in found]
+            time.sleep(1.5)
+            left = in_netns(str(NETNS / HOST), "ip", "-o", "link").stdout.count("veth")
+            names = [line for line in in_netns(str(NETNS / HOST), "ip", "-o", "link").stdout.splitlines() if "@" in line]
+        finally:
+            live.send_signal(signal.SIGINT)
+            _none, said = live.communicate(timeout=20)
+    assert live.returncode == 0, said
+    assert answered == [True] * CLIENTS
+    assert (left, len(names)) == (0, 1), names  # nothing was kept alive: the server's only
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    journeys = [one for one in rows if one["type"] == "journey" and one["kind"] in ("request", "reply", "packet")]
+    wrong = [problem for one in journeys if (problem := misnamed(one))]
+    print(f"{len(journeys)} journeys, {len(wrong)} wrong", file=sys.stderr)
+    assert not wrong, wrong[:10]
+    counted = [sum(own(number) in (j["packet"]["src"], j["packet"]["dst"]) for j in journeys) for number in range(CLIENTS)]
+    assert counted == [2 * PINGS] * CLIENTS
+
+
+def misnamed(journey: dict[str, Any]) -> str | None:
+    """What is wrong with the names of an echo request's or a reply's hops."""
+    packet = journey["packet"]
+    there = packet["src"] if packet["dst"] == ADDRESS else packet["dst"]
+    third, fourth = map(int, there.split(".")[2:])
+    number = 200 * (third - 1) + fourth - 1
+    name, device = f"{MINE}-n{number}", f"v{number % AT_ONCE}"
+    nodes = {hop["node"] for hop in journey["hops"]}
+    if nodes != {name, SERVER, "host"}:
+        return f"{there}: {nodes}"
+    at_port = [hop for hop in journey["hops"] if hop["node"] == "host" and hop["device"] == device]
+    if not at_port or any(f"peer of {name}:eth0" not in hop["detail"] for hop in at_port):
+        return f"{there}: {[hop['detail'] for hop in at_port]}"
+    return None
