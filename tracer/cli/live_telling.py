@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,8 @@ from tracer.model.report import LiveStatus
 from tracer.model.run import Armed, Item, Know, LiveBegin, Pulse, Silence, Sweep
 from tracer.render.json_lines import LiveJsonRenderer
 from tracer.render.live import LiveRenderer
+
+LATELY = 8  # pulses that a rate is taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class LiveTelling:
         self._lost: Counter[str] = Counter()
         self._share = self._least = 1.0
         self._seconds = 0.0
+        self._lately: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=LATELY)
 
     def number(self, journey: int) -> int | None:
         """As Teller.number()."""
@@ -99,9 +102,13 @@ class LiveTelling:
             self.told += 1
             self._delivered += journey.end.result is Result.DELIVERED
             self._dropped += journey.end.result is Result.DROPPED
-            self._flows.add(journey)
+            for one in (journey, *branches):
+                self._flows.add(one)
             self._renderer.journey(journey, branches)
 
     def _status(self) -> LiveStatus:
-        return LiveStatus(self._seconds, self.told, self._delivered, self._dropped, self.told / max(self._seconds, 0.001),
-                          dict(self._lost), self._share, self._flows.talkers())
+        self._lately.append((self._seconds, self.told))
+        since, before = self._lately[0]
+        rate = (self.told - before) / max(self._seconds - since, 0.001)
+        return LiveStatus(self._seconds, self.told, self._delivered, self._dropped, rate, dict(self._lost), self._share,
+                          self._flows.talkers())

@@ -90,10 +90,15 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
         return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns, inferred=True,
                    detail="a UDP socket took it: concluded, since it was freed without a drop or answered")
     own = (seen.where and seen.where.has(packet.dst)) or ip_address(packet.dst or "::").is_loopback
-    if packet.proto in ("tcp", "udp") and inside and last.place in (Place.HOOK, Place.CONSUME) and own:
+    # freed with its socket: it was there, and nobody had read it
+    unread = reason == "QUEUE_PURGE"
+    if packet.proto in ("tcp", "udp") and inside and (last.place in (Place.HOOK, Place.CONSUME) or unread) and own:
         # TCP frees what a connection took by no function that tells, a socket of UDP what it holds when that is read; what
         # is refused, both free by one that tells
         what = f"TCP {packet.tcp_flags}" if packet.proto == "tcp" else "UDP"
+        if unread:
+            return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns,
+                       detail=f"{what} to port {packet.dport}: in a socket, which was closed before it was read")
         return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns, inferred=True,
                    detail=f"{what} to port {packet.dport}: taken by a socket, concluded since it passed INPUT and was not "
                           "dropped")
