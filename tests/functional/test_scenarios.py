@@ -111,7 +111,8 @@ def world(routed: World) -> Iterator[World]:
 @pytest.fixture
 def ping(dnettrace: Dnettrace, world: World) -> Ping:
     def call(words: str, version: int = 4, status: int | None = None) -> Output:
-        return read(dnettrace("ping", "-W", "1", *world.say(words, version).split(), "-c", "1", "--json",
+        patience = "2" if status == 0 else "0.6"  # what is stopped was stopped long before
+        return read(dnettrace("ping", "-W", patience, *world.say(words, version).split(), "-c", "1", "--json",
                               netns=world.engine.host_netns, env=world.engine.env()), status)
 
     return call
