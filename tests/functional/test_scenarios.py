@@ -145,7 +145,7 @@ PUBLISHED = ["{wan} eth0 route", "{wan} eth0 output", "{wan} eth0 postrouting", 
 TO_HOST = [*leaving("{wan}")[:4], "host eth0 ingress", "host eth0 prerouting", "host - route", "host eth0 input"]
 OUT = [*to_host("c1")[:7], "host eth0 route", "host docker0 forward", "host docker0 postrouting", "host eth0 egress"]
 WAYS = {"c1 c2": switched("c1", "c2"), "c1 out": OUT, "c1 host": to_host("c1"), "host c2": from_host("c2"),
-        "wan c2": PUBLISHED, "wan host": TO_HOST, "c1 itself": leaving("c1")}
+        "wan c2": PUBLISHED, "wan host": TO_HOST}
 
 
 def path(output: Output, world: World, way: str, kind: str = "request") -> None:
