@@ -60,7 +60,7 @@ class LiveTelling:
         if isinstance(item, Batch):
             self._batch(item)
         elif isinstance(item, Sweep):
-            self._show(self.assembler.take(item.now))
+            self._show(self.assembler.take(item.now, item.heard))
         elif isinstance(item, Machine):
             self._machine = item
         elif isinstance(item, LiveBegin):

@@ -116,9 +116,10 @@ class Stream:
                 armed = False
             if batch.events or batch.lost:
                 self._play(batch)
+            heard = watcher.heard  # before it is asked for the topology
             if topology := watcher.poll():
                 self._know(probes, topology)
-            self._play(Sweep(time.monotonic_ns()))
+            self._play(Sweep(time.monotonic_ns(), heard))
             if now - shown > STATUS_S:
                 shown = now
                 watcher.met(self._telling.assembler.unknown())

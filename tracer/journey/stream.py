@@ -39,14 +39,20 @@ class Stream(Teller):
         self._know(topology)
         self._nameless = {key: met for key, met in self._nameless.items() if not _has_name(key, topology)}
 
-    def take(self, now: int) -> list[Journey]:
-        """The journeys that are over by now (CLOCK_MONOTONIC, ns), in the order in which they began. They are told once."""
-        return self._tell_all([track for track in self._originals() if _is_over(track, now)
-                               and not self._waits_for_names(track, now)])
+    def take(self, now: int, heard: int | None = None) -> list[Journey]:
+        """The journeys that are over by now (CLOCK_MONOTONIC, ns), in the order in which they began. They are told once.
 
-    def _waits_for_names(self, track: Track, now: int) -> bool:
-        """A container's name is known only a moment after its first packet; a namespace that nobody made one for stays
+        `heard`: the topology has all that was announced until then, and later packets wait for more.
+        """
+        return self._tell_all([track for track in self._originals() if _is_over(track, now)
+                               and not self._waits_for_names(track, now, heard)])
+
+    def _waits_for_names(self, track: Track, now: int, heard: int | None) -> bool:
+        """What just came is known only a moment after its first packet; a namespace that nobody made a name for stays
         without."""
+        seen = max(branch.seen for branch in (track, *track.copies))
+        if heard is not None and heard < seen and now - seen < NAMING_NS:
+            return True
         topology = self._at(track.begun)
         keys = {LinkKey(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events}
         return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in keys if not _has_name(key, topology))
@@ -75,7 +81,8 @@ class Stream(Teller):
 def _has_name(key: LinkKey, topology: Topology) -> bool:
     """The host's devices lead to others; those of others bring their names themselves."""
     if key.netns == topology.host and key.ifindex:
-        return topology.link(key.netns, key.ifindex) is not None
+        link = topology.link(key.netns, key.ifindex)
+        return link is not None and (link.kind != "veth" or link.peer is not None)
     return not key.netns or key.netns in topology.names
 
 

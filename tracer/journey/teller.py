@@ -4,7 +4,7 @@ runs say: see assemble.py and stream.py."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -72,12 +72,12 @@ class Teller(ABC):
 
     def _know(self, topology: Topology) -> None:
         self._tracks.topology = self._now = topology
-        self._ends = sorted([*(end.until for end in topology.ended), *(former.until for former in topology.former)])
+        self._changes = topology.changes()
         self._versions: dict[int, Topology] = {}  # as it was before each of these
 
     def _at(self, when: int) -> Topology:
         """The network as it was at `when`: names go from one namespace to another."""
-        at = bisect_left(self._ends, when)
+        at = bisect_right(self._changes, when)
         if at not in self._versions:
             self._versions[at] = self._now.at(when)
         return self._versions[at]

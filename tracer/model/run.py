@@ -73,6 +73,7 @@ class Sweep:
     """Time to tell what came late."""
 
     now: int  # CLOCK_MONOTONIC, ns
+    heard: int | None = None  # the topology has all that was announced until then; None: it is not followed
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,7 @@ class Ended:
     inode: int
     name: str
     namespace: Namespace | None  # None: it was not read
+    since: int  # CLOCK_MONOTONIC ns: it was made after this
     until: int  # CLOCK_MONOTONIC ns, when its end was heard
     reused: bool = False  # another one has the inode
 
@@ -235,19 +236,20 @@ class Topology:
     networks: tuple[EngineNetwork, ...] = ()
     ended: tuple[Ended, ...] = ()  # in the order of their ends
     former: tuple[FormerLink, ...] = ()  # in the same order
+    since: Mapping[int, int] = field(default_factory=dict)  # inode -> as in Ended, of those that are new
 
     def at(self, when: int) -> Topology:
-        """The network of a packet that was seen at `when` (CLOCK_MONOTONIC, ns): with what ended later and without what
-        ended before, which another one's events could pass for."""
-        if not self.ended and not self.former:
+        """The network of a packet that was seen at `when` (CLOCK_MONOTONIC, ns): with what ended later, without what ended
+        before or was made later. Events of one namespace could pass for those of another with the same inode."""
+        if not self.changes():
             return self
         names, namespaces = dict(self.names), dict(self.namespaces)
-        for end in self.ended:
-            if not end.reused:
-                names.pop(end.inode, None)
-                namespaces.pop(end.inode, None)
+        for number in (*(end.inode for end in self.ended if not end.reused),
+                       *(number for number, since in self.since.items() if since > when)):
+            names.pop(number, None)
+            namespaces.pop(number, None)
         for end in reversed(self.ended):
-            if end.until >= when:
+            if end.since <= when <= end.until:
                 names[end.inode] = end.name
                 namespaces.pop(end.inode, None)
                 if end.namespace:
@@ -259,7 +261,12 @@ class Topology:
                 links.pop(before.link.ifindex, None)
         links |= {before.link.ifindex: before.link for before in reversed(self.former) if before.until >= when}
         namespaces[self.host] = replace(host, links=links)
-        return replace(self, names=names, namespaces=namespaces, ended=(), former=())
+        return replace(self, names=names, namespaces=namespaces, ended=(), former=(), since={})
+
+    def changes(self) -> list[int]:
+        """The times between which at() says the same, in order."""
+        return sorted({*self.since.values(), *(end.since for end in self.ended), *(end.until + 1 for end in self.ended),
+                       *(former.until + 1 for former in self.former)})
 
     def node(self, netns: int) -> str:
         """The namespace's name, or `netns:INODE` for one that has none."""

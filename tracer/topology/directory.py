@@ -38,7 +38,7 @@ class Directory:
         self.paths: dict[int, str] = {}  # inode -> path
         self.inspected: dict[str, Container] = {}  # by id
         self._claims: dict[int, Claim] = {}
-        self._named = named
+        self.named = named
         self._list: list[Container] | None = None
         self._networks: list[EngineNetwork] | None = None
         self._again: dict[int, tuple[float, float]] = {}  # unknown inode -> (not before, next wait), monotonic seconds
@@ -47,7 +47,7 @@ class Directory:
 
     def named_namespaces(self) -> dict[str, str]:
         """Named namespaces as they are now: name -> path."""
-        found = dict(self._named())
+        found = dict(self.named())
         for name, path in found.items():
             self.learn(path, name, Claim.NAMED)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ T = TypeVar("T")
 
 NAMED = "/run/netns"  # where `ip netns` and pyroute2 keep named namespaces
 CLONE_NEWNET = 0x40000000
+IN_CREATE, IN_DELETE = 0x100, 0x200
 _NSFS_DEVICE = os.stat("/proc/self/ns/net").st_dev  # one nsfs instance holds every namespace of the machine
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +33,16 @@ def leads(path: str, number: int) -> bool:
         return False
 
 
+def begun(path: str) -> int:
+    """When the process of a /proc/PID/ns/net began, CLOCK_MONOTONIC in ns; 0 if it ended or is none."""
+    try:
+        ticks = int(Path(path).parents[1].joinpath("stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+    suspended = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return ticks * 10**9 // os.sysconf("SC_CLK_TCK") - suspended
+
+
 def named() -> dict[str, str]:
     """Named namespaces: name -> path. A file left behind by a namespace that is gone is no nsfs mount: not listed."""
     found = {}
@@ -45,6 +57,16 @@ def named() -> dict[str, str]:
         except OSError:  # removed meanwhile
             continue
     return found
+
+
+def arrivals() -> int | None:
+    """An inotify descriptor that can be read once a named namespace comes or goes: a moment before a new one is mounted on
+    its file. None where there is no folder for them, or no inotify."""
+    fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd >= 0 and _libc.inotify_add_watch(fd, NAMED.encode(), IN_CREATE | IN_DELETE) < 0:
+        os.close(fd)
+        return None
+    return fd if fd >= 0 else None
 
 
 def in_namespace(path: str, function: Callable[[], T]) -> T:

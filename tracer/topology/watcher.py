@@ -11,7 +11,6 @@ the names of a time.
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import socket
@@ -29,8 +28,10 @@ from tracer.topology import changes, netns
 from tracer.topology.directory import Claim, container_path
 from tracer.topology.engine import EngineError, EngineEvent, Events
 from tracer.topology.host import Host
+from tracer.topology.lives import Life, Lives
 
-ROUND_S = 0.05  # between two rounds while things change
+ROUND_S = 0.02  # between two rounds while things change
+PUBLISH_S = 0.15  # between two topologies
 IDLE_S = 0.1  # between two while nothing is announced
 ALIVE_S = 1.0  # between two looks whether namespaces still live that nothing announced the end of
 GRACE_S = 10.0  # how long what is gone is remembered for packets that are yet to be told
@@ -53,18 +54,21 @@ class Watcher:
     """A context manager. Everything but poll(), met() and `topology` belongs to its thread, once that runs; `host` too."""
 
     topology: Topology  # the latest
+    heard: int  # it has all that was announced until then, CLOCK_MONOTONIC ns
 
     def __init__(self, host: Host) -> None:
         self._host, self._directory = host, host.directory
         self._here = host.place.netns
         self._namespaces: dict[int, Namespace] = {}  # that were read
         self._ended: list[Ended] = []
+        self._followed: dict[int, str] = {}  # inode -> path
+        self._since: dict[int, int] = {}  # of those that are new
         self._former: list[FormerLink] = []
         self._nsids: dict[int, int] = {}  # the host's ids of other namespaces -> inode
         self._stale = {self._here}  # namespaces to read
         self._later: dict[int, float] = {}  # the same, not before a time, monotonic s
-        self._whole_at = self._alive_at = 0.0  # not before, monotonic s
-        self._named_at = -1  # st_mtime_ns of the folder of named namespaces
+        self._changes = False  # that are not published
+        self._whole_at = self._alive_at = self._publish_at = 0.0  # not before, monotonic s
         self._again: dict[LinkKey, tuple[float, float]] = {}  # unknown device -> (not before, next wait)
         self._events: Events | None = None
         self._reconnect = (0.0, RECONNECT_S)  # (not before, next wait)
@@ -76,6 +80,7 @@ class Watcher:
 
     def __enter__(self) -> Watcher:
         self._socket = netns.in_namespace(self._host.place.path, changes.open_socket)
+        self._lives = Lives(self._directory.named)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             self._told: Topology | None = None
@@ -84,6 +89,8 @@ class Watcher:
             while self._stale and time.monotonic() < begun + START_S:
                 self._round()
             self._later.clear()  # what is there at the start is set up
+            self._publish()
+            self._changes = False
         except BaseException:
             self._close()
             raise
@@ -97,6 +104,7 @@ class Watcher:
 
     def _close(self) -> None:
         self._socket.close()
+        self._lives.close()
         if self._events:
             self._events.close()
 
@@ -125,41 +133,51 @@ class Watcher:
                 waiting.register(self._socket, select.POLLIN)
                 if self._events:
                     waiting.register(self._events, select.POLLIN)
-                waiting.poll(int(IDLE_S * 1000))
+                waiting.poll(0 if self._stale - {self._here} else int(IDLE_S * 1000))
                 self._round()
         except Exception as error:  # poll() raises it
             self._failure = error
 
     def _round(self) -> None:
-        now = time.monotonic()
+        begun, now = time.monotonic_ns(), time.monotonic()
         announced = self._announced()
-        events = self._heard(now)
-        named = self._named_changed()
+        lives = self._lives.take()
+        events = self._listen(now)
         with self._lock:
             met, self._met = self._met, set()
         changed = False
-        if announced is None or announced or events or named or now >= self._alive_at:
-            self._alive_at = now + ALIVE_S
-            changed = self._bury()
         known = dict(self._directory.names)
-        if named:
-            self._directory.named_namespaces()
-        changed |= self._learn(events)
+        for life in lives:
+            self._live(life)
+        if announced is None or announced or events or now >= self._alive_at:
+            self._alive_at = now + ALIVE_S
+            self._bury()
+        changed = self._learn(events)
         devices = announced or set()
         for key in self._due(met, now):
             if key.netns == self._here:
                 devices.add(key.ifindex)
             elif key.netns in self._directory.names or self._search(key.netns):
                 self._stale.add(key.netns)
-        renamed = known != self._directory.names
+        renamed = known != self._directory.names or bool(lives)
+        for number, path in self._directory.paths.items():
+            if self._followed.get(number) != path:
+                self._followed[number] = path
+                if path.startswith("/proc/"):
+                    self._since[number] = netns.begun(path)
+                    self._lives.follow(path, number)
         changed |= self._read_host(announced is None, now)
         changed |= self._devices(devices, renamed)
         if changed or renamed:
             self._stale |= self._near() - self._namespaces.keys()
         changed |= self._read(now)
         changed |= self._expire()
-        if changed or renamed:
+        self._changes |= changed or renamed
+        if self._changes and now >= self._publish_at:
+            self._publish_at, self._changes = now + PUBLISH_S, False
             self._publish()
+        if not self._changes:
+            self.heard = begun
 
     def _announced(self) -> set[int] | None:
         """Devices of the host that are others now, or gone; None where the kernel had more to say than the socket takes."""
@@ -184,7 +202,7 @@ class Watcher:
                     self._stale.add(self._here)
                 at += max((length + 3) & ~3, HEADER.size)
 
-    def _heard(self, now: float) -> list[EngineEvent]:
+    def _listen(self, now: float) -> list[EngineEvent]:
         """The engine's events. An engine that goes away is asked for its list when it is back."""
         engine = self._directory.engine
         if engine is None:
@@ -207,30 +225,36 @@ class Watcher:
                 self._events = None
             return []
 
-    def _named_changed(self) -> bool:
-        try:
-            changed = os.stat(netns.NAMED).st_mtime_ns
-        except OSError:
-            changed = 0
-        before, self._named_at = self._named_at, changed
-        # a namespace is mounted on its file a moment after that was made
-        return changed != before or time.time_ns() - changed < 1e9
+    def _live(self, life: Life) -> None:
+        """A namespace began or ended; what lived between two rounds did both."""
+        number, now = life.inode, life.until or time.monotonic_ns()
+        if life.until is None:
+            if self._directory.paths.get(number, life.path) != life.path:
+                self._bury(now)
+            if self._directory.learn(life.path, life.name, Claim.NAMED) == number:
+                self._since[number] = life.since
+        elif self._directory.paths.get(number) == life.path and not netns.leads(life.path, number):
+            self._end(number, now)
+        elif life.name and self._directory.names.get(number) != life.name:
+            self._ended.append(Ended(number, life.name, None, life.since, now))
 
-    def _bury(self) -> bool:
-        """Namespaces that ended."""
-        now = time.monotonic_ns()
-        ended = [number for number, path in self._directory.paths.items()
-                 if number != self._here and not netns.leads(path, number)]
-        for number in ended:
-            self._ended.append(Ended(number, self._directory.names[number], self._namespaces.pop(number, None), now))
-            self._directory.forget(number)
-            self._stale.discard(number)
-            self._nsids = {nsid: inode for nsid, inode in self._nsids.items() if inode != number}
-        if ended:  # the container that one was made for ended, and another shares it still
-            for container in self._directory.inspected.values():
-                if container.pid and any(netns.leads(container_path(container), number) for number in ended):
-                    self._directory.learn(container_path(container), container.name, Claim.GUEST)
-        return bool(ended)
+    def _bury(self, now: int | None = None) -> None:
+        """Namespaces that ended, which may not have been noticed otherwise."""
+        for number, path in tuple(self._directory.paths.items()):
+            if number != self._here and not netns.leads(path, number):
+                self._end(number, now or time.monotonic_ns())
+
+    def _end(self, number: int, now: int) -> None:
+        self._ended.append(Ended(number, self._directory.names[number], self._namespaces.pop(number, None),
+                                 self._since.pop(number, 0), now))
+        self._directory.forget(number)
+        self._followed.pop(number, None)
+        self._stale.discard(number)
+        self._nsids = {nsid: inode for nsid, inode in self._nsids.items() if inode != number}
+        # the container that it was made for ended, and another shares it still
+        for container in self._directory.inspected.values():
+            if container.pid and netns.leads(container_path(container), number):
+                self._directory.learn(container_path(container), container.name, Claim.GUEST)
 
     def _learn(self, events: list[EngineEvent]) -> bool:
         directory = self._directory
@@ -242,15 +266,16 @@ class Watcher:
                     directory.list_networks_anew()
                 elif known and known.pid:
                     directory.inspect(identity)
-                    self._stale |= self._of([known])
+                    for number in self._of([known]):
+                        self._touch(number)
             elif event.action in ("start", "restart", "unpause", "rename"):
                 if event.action == "rename":
                     for number in [n for n, name in directory.names.items() if known and name == event.old_name
                                    and netns.leads(container_path(known), n)]:
                         directory.forget(number)
                 container = directory.inspect(identity)
-                if container and container.pid:
-                    self._stale |= self._of([container])
+                for number in self._of([container] if container else []):
+                    self._touch(number)
             elif event.action in ("die", "died") and known:
                 directory.inspected[identity] = replace(known, pid=0, state="exited")
             elif event.action in ("destroy", "remove"):
@@ -280,6 +305,13 @@ class Watcher:
                             self._directory.learn(f"{folder}/ns/net", container.name, Claim.GUEST)
                         return number in self._directory.names
         return False
+
+    def _touch(self, number: int) -> None:
+        """It changed, and goes on changing for a moment."""
+        if number in self._namespaces:
+            self._later.setdefault(number, time.monotonic() + SETTLED_S)
+        else:
+            self._stale.add(number)
 
     def _of(self, containers: Iterable[Container]) -> set[int]:
         """Their namespaces."""
@@ -346,23 +378,23 @@ class Watcher:
         now = time.monotonic_ns()
         for index in wanted:
             link, before = found.get(index), known.pop(index, None)
+            if link and link.peer and not netns.leads(self._directory.paths[link.peer.netns], link.peer.netns):
+                link = replace(link, peer=None)  # it ended, and its id may be another's: found once that has a name
+                self._nsids.clear()
             if link:
                 known[index] = link = replace(link, addresses=before.addresses if before else ())
             if before:
                 self._changed(before, link, now)
         for link in known.values():  # a container that was read has its own view of what changed
             if link.ifindex in indexes and link.peer and link.peer.netns in self._namespaces.keys() - {self._here}:
-                self._stale.add(link.peer.netns)
+                self._touch(link.peer.netns)
         self._namespaces[self._here] = replace(host, links=known)
         return known != host.links
 
     def _changed(self, before: Link, link: Link | None, now: int) -> None:
         """Keep what is gone. A veth pair goes in steps: off its bridge, both ends in the host, and away."""
-        told = [former for former in self._former if former.link.ifindex == before.ifindex]
         away = before.peer and before.peer.netns != self._here
-        if link is None and told:
-            self._former[self._former.index(told[-1])] = replace(told[-1], gone=True)
-        elif link is None or (away and link.peer != before.peer) or (before.master and link.master != before.master):
+        if link is None or (away and link.peer != before.peer) or (before.master and link.master != before.master):
             self._former.append(FormerLink(before, now, link is None))
 
     def _expire(self) -> bool:
@@ -370,6 +402,7 @@ class Watcher:
         before = len(self._ended) + len(self._former)
         self._ended = [ended for ended in self._ended if ended.until > end]
         self._former = [former for former in self._former if former.until > end]
+        self._since = {number: since for number, since in self._since.items() if since > end}
         return before != len(self._ended) + len(self._former)
 
     def _publish(self) -> None:
@@ -381,11 +414,15 @@ class Watcher:
         ended = tuple(replace(end, reused=end.inode in directory.names) for end in self._ended)
         reused = {end.inode for end in ended if end.reused}
         host = read[self._here]
-        # of several earlier ones, the first: a veth pair was whole then
-        links = {former.link.ifindex: former.link for former in reversed(self._former)
-                 if former.gone and not (former.link.peer and former.link.peer.netns in reused)} | dict(host.links)
-        read[self._here] = replace(host, links=links)
+        gone = {former.link.ifindex for former in self._former if former.gone} - host.links.keys()
+        links = {}
+        for former in self._former:
+            index, peer = former.link.ifindex, former.link.peer
+            if index in gone and not (peer and peer.netns in reused):
+                if index not in links or (peer and former.link.master):  # a port, whose pair was whole then
+                    links[index] = former.link
+        read[self._here] = replace(host, links=links | dict(host.links))
         containers = {c.id: c for c in directory.containers()} | directory.inspected
         self.topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
-                                  names, tuple(containers.values()), tuple(directory.networks()), ended,
-                                  tuple(self._former))
+                                 names, tuple(containers.values()), tuple(directory.networks()), ended,
+                                 tuple(self._former), dict(self._since))
