@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import pytest
 from tests.functional.conftest import CHECKOUT, program
 from tests.functional.engine import NETNS, Engine, in_netns
 from tests.functional.pinging import answers
+from tracer.kernel.probes import Probes
+from tracer.model.selection import Selection
 from tracer.model.topology import Topology
-from tracer.topology import netns
+from tracer.topology import changes, netns
 from tracer.topology.engine import Engine as Client
 from tracer.topology.host import Host
 from tracer.topology.watcher import Watcher
@@ -123,6 +126,23 @@ def bridged() -> Iterator[None]:
     finally:
         for name in (HOST, SERVER):
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_what_is_attached_in_a_namespace_goes_with_it(bridged: None) -> None:
+    in_netns(str(NETNS / SERVER), "nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }", check=True)
+    host = Host(str(NETNS / HOST), None, netns.named)
+    server = host.topology([host.find(SERVER).netns]).namespaces[netns.inode(str(NETNS / SERVER))]
+    selection = Selection(4, "icmp", 77, (), IPv4Address(ADDRESS))
+    with Probes(selection) as probes, changes.Changes() as changed:
+        probes.watch(server)
+        changed.watch(server)
+        probes.arm()
+        ip(f"netns del {SERVER}")
+        end = time.monotonic() + 3
+        while "server@" in (there := in_netns(str(NETNS / HOST), "ip", "-o", "link").stdout) and time.monotonic() < end:
+            probes.read(50)
+            changed.seen()
+        assert "server@" not in there
 
 
 def client(number: int) -> bool:

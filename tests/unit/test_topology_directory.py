@@ -157,3 +157,13 @@ def test_a_restarted_container_is_inspected_again(clock: list[float]) -> None:
     clock[0] += 1.1
     assert book.refresh(HERE)
     assert engine.inspections == ["c1", "c1"]
+
+
+def test_an_inode_goes_to_the_next_namespace() -> None:
+    book = directory(None)
+    assert book.learn("/proc/self/ns/net", "first", Claim.OWNER) == HERE
+    assert (book.learn("/proc/self/ns/net", "guest", Claim.GUEST), book.names[HERE]) == (HERE, "first")
+    book.paths[HERE] = f"/proc/{2**22 + 1}/ns/net"  # its process ended
+    assert (book.learn("/proc/self/ns/net", "second", Claim.GUEST), book.names[HERE]) == (HERE, "second")
+    book.forget(HERE)
+    assert (book.names, book.paths) == ({}, {})

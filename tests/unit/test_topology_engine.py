@@ -17,7 +17,7 @@ import pytest
 from tracer.errors import UserError
 from tracer.model.topology import EngineNetwork, Published
 from tracer.topology import engine as engine_module
-from tracer.topology.engine import Engine, EngineError, find_engine
+from tracer.topology.engine import Engine, EngineError, EngineEvent, Events, find_engine
 
 RECORDED = json.loads((Path(__file__).parent / "topology" / "docker_20_10.json").read_text(encoding="utf-8"))
 
@@ -231,3 +231,38 @@ def test_podmans_socket_where_dockers_is_dead(server: Server, tmp_path: Path, mo
     assert silent.place == dead
     monkeypatch.setattr(engine_module, "SOCKETS", (str(tmp_path / "none"),))
     assert find_engine({}) is None
+
+
+ROWS = (b'{"Type":"container","Action":"rename","Actor":{"ID":"aa","Attributes":{"name":"new","oldName":"/old"}}}\n'
+        b'{"Type":"network","Action":"connect","Actor":{"ID":"cc","Attributes":{"container":"aa"}}}\n')
+
+
+def streaming(*parts: bytes) -> Events:
+    """What an engine says, part by part, and then the end."""
+    ours, theirs = socket.socketpair()
+    for part in parts:
+        theirs.sendall(part)
+    theirs.close()
+    return Events(ours)
+
+
+def test_events() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        events = Events(ours)
+        found = []
+        for byte in b"HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\n\r\n" + ROWS:
+            theirs.sendall(bytes([byte]))
+            found += events.read()
+        assert found == [EngineEvent("container", "rename", "aa", "old"), EngineEvent("network", "connect", "aa")]
+    with pytest.raises(EngineError, match="it ended"):
+        events.read()
+    events.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.0 404 Not Found\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n[]\n", b"x\r\n\r\n\xff\n"])
+def test_what_is_no_stream_of_events(said: bytes) -> None:
+    events = streaming(said)
+    with pytest.raises(EngineError):
+        events.read()
+    events.close()

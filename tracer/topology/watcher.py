@@ -418,9 +418,9 @@ class Watcher:
         links = {}
         for former in self._former:
             index, peer = former.link.ifindex, former.link.peer
-            if index in gone and not (peer and peer.netns in reused):
-                if index not in links or (peer and former.link.master):  # a port, whose pair was whole then
-                    links[index] = former.link
+            whole = peer is not None and former.link.master is not None
+            if index in gone and not (peer and peer.netns in reused) and (whole or index not in links):
+                links[index] = former.link
         read[self._here] = replace(host, links=links | dict(host.links))
         containers = {c.id: c for c in directory.containers()} | directory.inspected
         self.topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
