@@ -129,7 +129,8 @@ def bridged() -> Iterator[None]:
 
 
 def test_what_is_attached_in_a_namespace_goes_with_it(bridged: None) -> None:
-    in_netns(str(NETNS / SERVER), "nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }", check=True)
+    in_netns(str(NETNS / SERVER), "nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }",
+             check=True)
     host = Host(str(NETNS / HOST), None, netns.named)
     server = host.topology([host.find(SERVER).netns]).namespaces[netns.inode(str(NETNS / SERVER))]
     selection = Selection(4, "icmp", 77, (), IPv4Address(ADDRESS))
