@@ -260,7 +260,8 @@ def test_events() -> None:
     events.close()
 
 
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.0 404 Not Found\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n[]\n", b"x\r\n\r\n\xff\n"])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.0 404 Not Found\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n[]\n",
+                                  b"x\r\n\r\n\xff\n"])
 def test_what_is_no_stream_of_events(said: bytes) -> None:
     events = streaming(said)
     with pytest.raises(EngineError):

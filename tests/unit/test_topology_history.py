@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from tracer.model.topology import Ended, FormerLink, Link, LinkKey, Namespace, Topology
@@ -41,7 +42,7 @@ def test_a_device_is_what_it_was() -> None:
 def test_nothing_changes_between_the_changes() -> None:
     whole = topology()
     times = [0, *whole.changes(), 100]
-    for begin, end in zip(times, times[1:], strict=False):
+    for begin, end in itertools.pairwise(times):
         assert whole.at(begin) == whole.at(end - 1)
     plain = Topology(HOST, {})
     assert plain.at(7) is plain

@@ -12,7 +12,7 @@ from tracer.journey.flows import Flows
 from tracer.journey.owners import owned
 from tracer.journey.problems import Problems
 from tracer.journey.stream import Stream
-from tracer.model.journey import Journey, Result
+from tracer.model.journey import Journey, Packet, Result
 from tracer.model.layout import Place
 from tracer.model.probes import Batch, Machine
 from tracer.model.report import LiveStatus
@@ -20,6 +20,7 @@ from tracer.model.run import Armed, Item, Know, LiveBegin, Pulse, Silence, Sweep
 from tracer.render.json_lines import LiveJsonRenderer
 from tracer.render.live import LiveRenderer
 
+UNEXPLAINED = 16  # flows whose rules are traced at a time
 LATELY = 8  # pulses that a rate is taken over
 
 
@@ -46,6 +47,7 @@ class LiveTelling:
         self._lost: Counter[str] = Counter()
         self._share = self._least = 1.0
         self._seconds = 0.0
+        self.unexplained: deque[Packet] = deque(maxlen=UNEXPLAINED)  # that were dropped by a rule nobody knows
         self._lately: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=LATELY)
 
     def number(self, journey: int) -> int | None:
@@ -99,6 +101,8 @@ class LiveTelling:
                 continue
             if self.enough:
                 return
+            if journey.end.reason == "NETFILTER_DROP" and journey.end.rule is None:
+                self.unexplained.append(journey.packet)
             self.told += 1
             self._delivered += journey.end.result is Result.DELIVERED
             self._dropped += journey.end.result is Result.DROPPED

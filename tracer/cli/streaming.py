@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracer import __version__
 from tracer.cli.live_telling import LiveTelling, Shown
@@ -16,6 +16,7 @@ from tracer.cli.stopping import Stopping
 from tracer.errors import ExitStatus
 from tracer.journey.headers import decode
 from tracer.kernel.probes import Probes, require_root
+from tracer.model.journey import Packet
 from tracer.model.report import LiveStart, Seen
 from tracer.model.run import Armed, Finish, Item, Know, LiveBegin, Pulse, Silence, Sweep
 from tracer.model.selection import Stream as Selection
@@ -24,6 +25,7 @@ from tracer.render.json_lines import LiveJsonRenderer
 from tracer.render.live import LiveRenderer
 from tracer.render.words import packet_name
 from tracer.topology.host import Host
+from tracer.topology.rulesets import Rulesets
 from tracer.topology.watcher import Watcher
 
 RING_BYTES = 1 << 23
@@ -101,7 +103,8 @@ class Stream:
 
     def _loop(self, probes: Probes, watcher: Watcher, stopping: Stopping) -> None:
         begun = matched = shown = time.monotonic()
-        spoken, following = False, self._following
+        spoken, following, rulesets = False, self._following, Rulesets()
+        traced: tuple[Packet, ...] = ()
         armed = self._arm(probes)
         while not stopping.asked and not self._telling.enough:
             batch = probes.read(POLL_MS)
@@ -114,7 +117,10 @@ class Stream:
             elif armed and now - matched > IDLE_S:
                 probes.disarm()
                 armed = False
-            if batch.events or batch.lost:
+            if batch.traces:
+                paths = {netns: one.path for netns, one in self._telling.assembler.topology.namespaces.items()}
+                batch = replace(batch, traces=tuple(rulesets.named(trace, paths) for trace in batch.traces))
+            if batch.events or batch.lost or batch.traces:
                 self._play(batch)
             heard = watcher.heard  # before it is asked for the topology
             if topology := watcher.poll():
@@ -124,6 +130,10 @@ class Stream:
                 shown = now
                 watcher.met(self._telling.assembler.unknown())
                 self._play(Pulse(now - begun))
+                if (unexplained := tuple(self._telling.unexplained)) and unexplained != traced:
+                    traced = unexplained
+                    probes.trace(traced)
+                    self._play(probes.machine)
             if not spoken and not self._telling.told and now - begun > SILENCE_S:
                 spoken = True
                 self._play(Silence(now - begun, _seen(probes)))

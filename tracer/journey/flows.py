@@ -50,7 +50,10 @@ class Flows:
 
     def talkers(self, most: int = 3) -> list[tuple[str, int]]:
         """The flows with the most journeys, and how many."""
-        return [(flow.name, flow.tally.journeys) for flow in self._busiest(most)]
+        busiest = self._busiest(most)
+        names = [flow.name for flow in busiest]
+        return [(flow.name if names.count(flow.name) == 1 else f"{flow.name} {flow.proto}", flow.tally.journeys)
+                for flow in busiest]
 
     def summary(self) -> LiveSummary:
         """What only the session knows (seconds, events, losses, share, notes) is left for it to fill in."""

@@ -22,7 +22,7 @@ REPLIES = (3, 4)  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 class Stream(Teller):
     def __init__(self, topology: Topology, machine: Callable[[], Machine]) -> None:
-        super().__init__(topology, machine)
+        super().__init__(topology, machine, chosen_rules=True)
         self._armed = 0
         self._nameless: dict[LinkKey, int] = {}  # -> when it was first met, ns
 
@@ -31,8 +31,9 @@ class Stream(Teller):
         self._armed = now
 
     def feed(self, batch: Batch) -> None:
-        """Rules are not traced: the packets are other people's, and not marked."""
         self._tracks.feed(batch)
+        if self._machine().untraced is not None:  # rules are traced
+            self._walks.feed(batch)
 
     def know(self, topology: Topology) -> None:
         """The network changed, or more of it was read."""

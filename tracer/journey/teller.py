@@ -33,11 +33,11 @@ class Teller(ABC):
     `machine` is asked anew each time, since the namespaces that are watched grow in number.
     """
 
-    def __init__(self, topology: Topology, machine: Callable[[], Machine]) -> None:
+    def __init__(self, topology: Topology, machine: Callable[[], Machine], chosen_rules: bool = False) -> None:
         self._machine = machine
         self._tracks = Tracks(topology)
         self._know(topology)
-        self._walks = Walks()
+        self._walks = Walks(chosen_rules)
 
     @abstractmethod
     def _about(self, track: Track) -> About: ...

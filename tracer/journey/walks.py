@@ -21,6 +21,7 @@ from tracer.model.topology import BaseChain, Topology
 
 KEPT = 16384  # walks, and passages of hooks, that are remembered
 OFF = "rule tracing is turned off"
+NOT_CHOSEN = "rules are traced from the packet on that follows a dropped one"
 TCP, UDP = 6, 17
 QUOTED = re.compile(r'"[^"]*"')
 REJECTS = re.compile(r"^-A .* -j REJECT\b|^(?!-A ).*\breject\b")
@@ -79,7 +80,9 @@ Header = tuple[int, bytes]  # EtherType, network header and 8 bytes of the trans
 class Walks:
     """All walks of a run, and how packets passed the hooks."""
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: bool = False) -> None:
+        """`chosen`: only the packets of some flows are traced."""
+        self._chosen = chosen
         self._open: OrderedDict[tuple[int, int, str, str], Walk] = OrderedDict()  # by namespace, trace id, family, table
         self._walks: OrderedDict[tuple[int, Header], list[Walk]] = OrderedDict()
         self._by_identity: OrderedDict[tuple[int, Header], list[Walk]] = OrderedDict()
@@ -114,9 +117,11 @@ class Walks:
         if hop.tables is not None and not expected:
             return (), None
         if untraced is None:
-            return (), OFF
+            return (), NOT_CHOSEN if self._chosen else OFF
         if hop.netns in untraced:
             return (), f"rules are not traced here: {untraced[hop.netns]}"
+        if self._chosen and not any((event.netns, _header(event)) in self._walks for event in group):
+            return (), NOT_CHOSEN
         met: list[Walk] = []
         notes: list[str] = []
         for header, event in {_header(event): event for event in reversed(group)}.items():

@@ -23,8 +23,9 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.hooks import CONNTRACK, hook_points
-from tracer.kernel.rules import RuleTracer
+from tracer.kernel.rules import RuleTracer, alike, selected
 from tracer.kernel.shedding import Shedding
+from tracer.model.journey import Packet
 from tracer.model.layout import EVENT, TAIL_BYTES, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection, Stream
@@ -73,7 +74,8 @@ class Probes:
         are read."""
         require_root()
         ring = _import_ring()
-        self._rules = RuleTracer(selection) if rules and isinstance(selection, Selection) else None
+        self._rules = RuleTracer(*selected(selection)) if rules and isinstance(selection, Selection) else None
+        self._namespaces: dict[int, Namespace] = {}  # of a stream's, for rules that are traced later
         self._versions = (4, 6) if isinstance(selection, Stream) else (selection.version,)
         flags = stream_flags(selection) if isinstance(selection, Stream) else selection_flags(selection)
         self._flags = (*flags, f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
@@ -91,8 +93,7 @@ class Probes:
         self._attached: list[str] = []
         self._missing: dict[str, str] = {}
         with ExitStack() as stack:
-            if self._rules:
-                stack.callback(self._rules.close)
+            stack.callback(self._close_rules)
             self._btf = Btf()
             stack.callback(self._btf.close)
             self._reasons = {
@@ -147,6 +148,8 @@ class Probes:
     def watch(self, namespace: Namespace) -> None:
         """Have netfilter links in this namespace too, whenever armed. Where the kernel has none, that is noted once."""
         self._names[namespace.inode] = namespace.name
+        if isinstance(self._selection, Stream):
+            self._namespaces[namespace.inode] = namespace
         if self._rules:
             self._rules.watch(namespace)
         if "netfilter" in self._missing:
@@ -174,6 +177,18 @@ class Probes:
     def choose(self, addresses: Iterable[Address]) -> None:
         """From now on, of what matches a stream's expression only what is from or to one of these."""
         self._program.set_keys("addresses", {_key(address) for address in addresses})
+
+    def _close_rules(self) -> None:
+        if self._rules:
+            self._rules.close()
+
+    def trace(self, packets: Iterable[Packet]) -> None:
+        """From now on, the rules that packets of these flows meet are traced in a stream; of no others."""
+        self._close_rules()
+        self._rules = RuleTracer(tuple(match for packet in packets for match in alike(packet)))
+        for namespace in self._namespaces.values():
+            self._rules.watch(namespace)
+        self._rules.arm()
 
     def arm(self) -> None:
         """Attach the netfilter links and what else costs many packets of the host: it is there only while a probe is under

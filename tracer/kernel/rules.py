@@ -15,8 +15,10 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
+from tracer.model.journey import Packet
 from tracer.model.probes import Trace
 from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Namespace
@@ -59,9 +61,9 @@ class _Chain:
 class RuleTracer:
     """Opens nothing until watch() is called. A context manager."""
 
-    def __init__(self, selection: Selection) -> None:
-        self._matches = tuple(_matches(selection))
-        self._translated = tuple(_translated(selection))
+    def __init__(self, matches: Matches, translated: Matches = ()) -> None:
+        """`translated`: to be looked for once more behind conntrack, where there is NAT."""
+        self._matches, self._translated = matches, translated
         self._watched: dict[int, _Watched] = {}
         self._paths: dict[int, str] = {}  # of namespaces that are watched or untraced
         self._armed = False
@@ -245,6 +247,24 @@ def _own_chains(namespace: Namespace, matches: Matches, translated: Matches) -> 
         for device in sorted({device for chain in chains if chain.hook == hook for device in chain.devices} & devices):
             before = min(chain.priority for chain in chains if chain.hook == hook and device in chain.devices)
             yield _Chain("netdev", at, max(before - 1, LOWEST), matches, device)
+
+
+def selected(selection: Selection) -> tuple[Matches, Matches]:
+    """What RuleTracer takes."""
+    return tuple(_matches(selection)), tuple(_translated(selection))
+
+
+def alike(packet: Packet) -> Iterator[tuple[int, bytes]]:
+    """Packets of this one's flow and direction: from and to the same addresses, of the same protocol, to the same port."""
+    if packet.family not in (4, 6):
+        return
+    v4 = packet.family == 4
+    source, destination = ip_address(packet.src).packed, ip_address(packet.dst).packed
+    number = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}.get(packet.proto)
+    yield 0x0800 if v4 else 0x86DD, _cmp(_payload(1, 12 if v4 else 8, len(source)), source) + \
+        _cmp(_payload(1, 16 if v4 else 24, len(destination)), destination) + \
+        (_is(16, number) if number else b"") + \
+        (_cmp(_payload(2, 2, 2), packet.dport.to_bytes(2, "big")) if packet.dport else b"")
 
 
 def _matches(selection: Selection) -> Iterator[tuple[int, bytes]]:

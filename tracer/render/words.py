@@ -133,7 +133,9 @@ def died(journey: Journey) -> str:
     when = "at" if journey.end.reason in (None, "NETFILTER_DROP") else "after"
     place = f" in {node}" if node else ""
     stage = f" {when} {stage}" if stage and journey.end.stage is not Stage.DROP else ""
-    return f"✗ dropped{place}{stage}" + (f" ({journey.end.reason})" if journey.end.reason else "")
+    why = journey.end.reason or ""
+    why += ", by a rule that was not traced" if why == "NETFILTER_DROP" else ""
+    return f"✗ dropped{place}{stage}" + (f" ({why})" if why else "")
 
 
 def causes(journey: Journey, verbose: bool) -> list[tuple[str, str]]:
