@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.unit.recording import Recording, load
-from tracer.journey.walks import OFF
+from tracer.journey.walks import OFF, Walks
 from tracer.kernel.rules import decode
 from tracer.model.journey import Hop, Journey, Stage
 from tracer.model.layout import Place
-from tracer.model.probes import Trace
+from tracer.model.probes import Batch, Trace
 from tracer.render import words
 from tracer.render.text import TextRenderer
 from tracer.topology.nfnetlink import attribute, nested, number, text
@@ -136,3 +136,10 @@ def test_decoding() -> None:
         1, 9, "ip", "filter", "INPUT", "rule", "jump", handle=7, target="own", table_handle=4)
     policy = text(1, "f") + text(2, "i") + number(4, 1) + number(16, 0) + number(6, 9) + number(15, 10)
     assert decode(1, 1, policy, {}) == Trace(1, 9, "inet", "f", "i", "policy", "drop", protocol=0x86DD)
+
+
+def test_packets_that_look_all_the_same_do_not_pile_up() -> None:
+    recording, walks = load("rules"), Walks()
+    for turn in range(2000):
+        walks.feed(Batch([event._replace(time=event.time + turn) for event in recording.events], 0))
+    assert max(map(len, walks._passed.values())) <= 257

@@ -19,6 +19,7 @@ from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Trace
 from tracer.model.topology import BaseChain, Topology
 
+ALIKE = 256  # packets with the very same bytes that are told apart
 KEPT = 16384  # walks, and passages of hooks, that are remembered
 OFF = "rule tracing is turned off"
 NOT_CHOSEN = "rules are traced from the packet on that follows a dropped one"
@@ -93,7 +94,10 @@ class Walks:
         self._lost.update(batch.lost_traces)
         for event in batch.events:
             if event.place == Place.HOOK:
-                self._passed.setdefault((event.netns, event.hook, event.slot, _header(event)), []).append(event.time)
+                times = self._passed.setdefault((event.netns, event.hook, event.slot, _header(event)), [])
+                times.append(event.time)
+                if len(times) > ALIKE:
+                    self._forget(event.netns, _header(event))
         for trace in batch.traces:
             place = (trace.netns, trace.id, trace.family, trace.table)
             if trace.network:
@@ -108,6 +112,13 @@ class Walks:
         for kept in (self._open, self._walks, self._by_identity, self._passed):
             while len(kept) > KEPT:
                 kept.popitem(last=False)
+
+    def _forget(self, netns: int, header: Header) -> None:
+        """Packets that look all the same came one after the other for long."""
+        for place in [place for place in self._passed if place[0] == netns and place[3] == header]:
+            del self._passed[place]
+        self._walks.pop((netns, header), None)
+        self._by_identity.pop((netns, _identity(header)), None)
 
     def at_hook(self, group: Sequence[Event], hop: Hop, topology: Topology,
                 untraced: Mapping[int, str] | None) -> tuple[tuple[Rule, ...], str | None]:
