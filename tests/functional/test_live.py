@@ -150,6 +150,20 @@ def test_drops_with_their_cause(live: Callable[..., Any], engine: Engine) -> Non
         engine.docker("network", "rm", "apart")
 
 
+def test_only_one_network(live: Callable[..., Any], engine: Engine) -> None:
+    engine.docker("network", "create", "other")
+    try:
+        engine.run("c8", "--network", "other")
+        with live("--network", "other", "icmp") as told:
+            assert answers(inside(engine, "c1"), "172.17.0.3")
+            assert answers(inside(engine, "c8"), "203.0.113.1")
+        assert {(j["source"], j["end"]["node"]) for j in told.journeys} == {
+            ("c8", f"{engine.name}-wan"), (f"{engine.name}-wan", "c8")}
+    finally:
+        engine.remove("c8")
+        engine.docker("network", "rm", "other")
+
+
 def test_tcp_problems_are_resets_and_what_is_sent_again(live: Callable[..., Any], engine: Engine) -> None:
     def refused() -> None:
         with pytest.raises(ConnectionRefusedError):

@@ -88,7 +88,10 @@ class Stream:
                 self._listeners.append(stack.enter_context(
                     Writer(following.record, following.force, self._telling.number)).play)
             machine = probes.machine
-            start = LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing)
+            running = {c.name for c in topology.containers if c.pid} | set(topology.names.values())
+            notes = tuple(f"no container is called {name} yet: its packets are shown once it starts"
+                          for name in following.containers if name not in running)
+            start = LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing, notes)
             self._play(LiveBegin(start, machine, topology, time.time_ns()))
             self._know(probes, topology)
             watcher.read(self._at_first(topology))
