@@ -26,6 +26,7 @@ from tracer.model.topology import Topology
 from tracer.topology import changes, netns
 from tracer.topology.engine import Engine as Client
 from tracer.topology.host import Host
+from tracer.topology.lives import Lives
 from tracer.topology.watcher import Watcher
 
 MINE = f"dnt{os.getpid()}"
@@ -111,6 +112,33 @@ def test_an_engine_that_goes_away_is_no_error(engine: Engine, tmp_path: Path) ->
         assert watcher.topology.node(watcher.topology.host) == "host"
         time.sleep(0.3)
         watcher.poll()
+
+
+def test_the_first_named_namespace_brings_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "netns"
+    monkeypatch.setattr(netns, "NAMED", str(folder))
+    lives = Lives(netns.named)
+    try:
+        folder.mkdir()
+        (folder / "one").touch()
+        subprocess.run(["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", folder / "one"], check=True)
+        time.sleep(0.5)
+        (folder / "two").touch()
+        subprocess.run(["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", folder / "two"], check=True)
+        mounted = time.monotonic_ns()
+        time.sleep(0.1)
+        two = netns.inode(str(folder / "two"))
+        for name in ("one", "two"):
+            subprocess.run(["umount", folder / name], check=True)
+            (folder / name).unlink()
+        time.sleep(0.1)
+        found = lives.take()
+    finally:
+        lives.close()
+    assert [(life.name, life.until is None) for life in found] == [
+        ("one", True), ("two", True), ("one", False), ("two", False)]
+    assert found[1].inode == found[3].inode == two
+    assert found[1].since < mounted < (found[3].until or 0)
 
 
 @pytest.fixture
