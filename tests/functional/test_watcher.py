@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +26,7 @@ from tracer.model.topology import Topology
 from tracer.topology import changes, netns
 from tracer.topology.engine import Engine as Client
 from tracer.topology.host import Host
+from tracer.topology.lives import Lives
 from tracer.topology.watcher import Watcher
 
 MINE = f"dnt{os.getpid()}"
@@ -113,6 +114,33 @@ def test_an_engine_that_goes_away_is_no_error(engine: Engine, tmp_path: Path) ->
         watcher.poll()
 
 
+def test_the_first_named_namespace_brings_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "netns"
+    monkeypatch.setattr(netns, "NAMED", str(folder))
+    lives = Lives(netns.named)
+    try:
+        folder.mkdir()
+        (folder / "one").touch()
+        subprocess.run(["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", folder / "one"], check=True)
+        time.sleep(0.5)
+        (folder / "two").touch()
+        subprocess.run(["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", folder / "two"], check=True)
+        mounted = time.monotonic_ns()
+        time.sleep(0.1)
+        two = netns.inode(str(folder / "two"))
+        for name in ("one", "two"):
+            subprocess.run(["umount", folder / name], check=True)
+            (folder / name).unlink()
+        time.sleep(0.1)
+        found = lives.take()
+    finally:
+        lives.close()
+    assert [(life.name, life.until is None) for life in found] == [
+        ("one", True), ("two", True), ("one", False), ("two", False)]
+    assert found[1].inode == found[3].inode == two
+    assert found[1].since < mounted < (found[3].until or 0)
+
+
 @pytest.fixture
 def bridged() -> Iterator[None]:
     """A host with a bridge, and a server on it."""
@@ -129,8 +157,8 @@ def bridged() -> Iterator[None]:
 
 
 def test_what_is_attached_in_a_namespace_goes_with_it(bridged: None) -> None:
-    in_netns(str(NETNS / SERVER), "nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }",
-             check=True)
+    table = "add table ip t; add chain ip t c { type filter hook input priority 0; }"  # for a netfilter link behind it
+    in_netns(str(NETNS / SERVER), "nft", table, check=True)
     host = Host(str(NETNS / HOST), None, netns.named)
     server = host.topology([host.find(SERVER).netns]).namespaces[netns.inode(str(NETNS / SERVER))]
     selection = Selection(4, "icmp", 77, (), IPv4Address(ADDRESS))
@@ -171,32 +199,64 @@ def row(number: int) -> list[bool]:
     return [client(n) for n in range(number, CLIENTS, AT_ONCE)]
 
 
-def test_200_namespaces_come_and_go_during_a_trace(bridged: None, tmp_path: Path) -> None:
-    output = tmp_path / "lines"
-    with output.open("w") as lines:
-        live = subprocess.Popen(["nsenter", f"--net={NETNS / HOST}", *program(), "live", "icmp", "--json"], cwd=CHECKOUT,
-                                stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.PIPE, text=True)
-        try:
-            while not output.read_text() and live.poll() is None:
-                time.sleep(0.05)
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                answered = [one for found in pool.map(row, range(AT_ONCE)) for one in found]
-            time.sleep(1.5)
-            left = in_netns(str(NETNS / HOST), "ip", "-o", "link").stdout.count("veth")
-            names = [line for line in in_netns(str(NETNS / HOST), "ip", "-o", "link").stdout.splitlines() if "@" in line]
-        finally:
-            live.send_signal(signal.SIGINT)
-            _none, said = live.communicate(timeout=20)
-    assert live.returncode == 0, said
+class Live:
+    """`live icmp --json` on a host, and what it told when it has ended."""
+
+    def __init__(self, host: str, env: dict[str, str] | None = None) -> None:
+        self._command = ["nsenter", f"--net={host}", *program(), "live", "icmp", "--json"]
+        self._env = env
+        self.journeys: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Live:
+        self._lines = tempfile.NamedTemporaryFile("w+")
+        self._live = subprocess.Popen(self._command, cwd=CHECKOUT, env=self._env, stdin=subprocess.DEVNULL,
+                                      stdout=self._lines, stderr=subprocess.PIPE, text=True)
+        while not Path(self._lines.name).read_text() and self._live.poll() is None:
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        time.sleep(1.5)  # for what waits for a name
+        self._live.send_signal(signal.SIGINT)
+        _none, said = self._live.communicate(timeout=20)
+        assert self._live.returncode == 0, said
+        rows = [json.loads(line) for line in Path(self._lines.name).read_text().splitlines()]
+        self._lines.close()
+        self.journeys = [row for row in rows if row["type"] == "journey" and row["kind"] in ("request", "reply", "packet")]
+
+
+def test_200_namespaces_come_and_go_during_a_trace(bridged: None) -> None:
+    with Live(str(NETNS / HOST)) as live:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            answered = [one for found in pool.map(row, range(AT_ONCE)) for one in found]
+        links = in_netns(str(NETNS / HOST), "ip", "-o", "link").stdout
     assert answered == [True] * CLIENTS
-    assert (left, len(names)) == (0, 1), names  # nothing was kept alive: the server's only
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    journeys = [one for one in rows if one["type"] == "journey" and one["kind"] in ("request", "reply", "packet")]
+    assert links.count("@") == 1, links  # the server's: no other was kept alive
+    journeys = live.journeys
     wrong = [problem for one in journeys if (problem := misnamed(one))]
-    print(f"{len(journeys)} journeys, {len(wrong)} wrong", file=sys.stderr)
-    assert not wrong, wrong[:10]
+    assert not wrong, (len(wrong), wrong[:10])
     counted = [sum(own(number) in (j["packet"]["src"], j["packet"]["dst"]) for j in journeys) for number in range(CLIENTS)]
     assert counted == [2 * PINGS] * CLIENTS
+
+
+def test_containers_come_and_go_during_a_trace(engine: Engine) -> None:
+    """Each sends its first packets before the engine says that it runs, and is gone a second later."""
+    target = engine.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "c1")
+
+    def start(number: int) -> str:
+        return engine.docker("run", "--rm", "--name", f"short{number}", "bb", "sh", "-c",
+                             f"ip -4 -o addr show eth0; ping -c 2 -i 0.2 -q {target}").split(" inet ")[1].partition("/")[0]
+
+    with Live(engine.host_netns, engine.env()) as live, ThreadPoolExecutor(3) as pool:
+        addresses = list(pool.map(start, range(12)))
+    for number, address in enumerate(addresses):
+        mine = [j for j in live.journeys if address in (j["packet"]["src"], j["packet"]["dst"])
+                and any(hop["node"] == f"short{number}" for hop in j["hops"])]
+        assert len(mine) == 4, (number, address, [[hop["node"] for hop in j["hops"]] for j in live.journeys])
+        assert {hop["node"] for j in mine for hop in j["hops"]} == {f"short{number}", "host", "c1"}
+        at_port = [hop["detail"] for j in mine for hop in j["hops"] if (hop["device"] or "").startswith("veth")]
+        assert all("peer of c1:eth0" in detail or f"peer of short{number}:eth0" in detail for detail in at_port), at_port
+    assert not [hop for j in live.journeys for hop in j["hops"] if hop["node"].startswith("netns:")]
 
 
 def misnamed(journey: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from tracer.topology import netns
 
 EVENT = struct.Struct("=iIII")  # inotify_event, without the name
 MOUNT_MS = 2  # between two looks whether a new file in the folder of named namespaces is one by now
+FOLDER_MS = 200  # between two looks for the folder, which the first named namespace brings
 MOUNTED_NS = 200_000_000  # the longest from the file to the mount
 
 
@@ -74,10 +75,15 @@ class Lives:
         for fd in (self._wake, self._inotify):
             if fd is not None:
                 waiting.register(fd, select.POLLIN)
+        rest_ms = FOLDER_MS if self._inotify is None else None
         pending: dict[str, int] = {}  # new files -> how long they may take to become namespaces
         while not self._stop:
-            ready = {fd for fd, _event in waiting.poll(MOUNT_MS if pending else None)}
+            ready = {fd for fd, _event in waiting.poll(MOUNT_MS if pending else rest_ms)}
             now = time.monotonic_ns()
+            if self._inotify is None and (fd := netns.arrivals()) is not None:
+                self._inotify, rest_ms = fd, None
+                waiting.register(fd, select.POLLIN)
+                self._list()
             if self._wake in ready:
                 os.read(self._wake, 4096)
                 self._take_in(waiting)

@@ -33,7 +33,7 @@ from tracer.topology.lives import Life, Lives
 ROUND_S = 0.02  # between two rounds while things change
 PUBLISH_S = 0.15  # between two topologies
 IDLE_S = 0.1  # between two while nothing is announced
-ALIVE_S = 1.0  # between two looks whether namespaces still live that nothing announced the end of
+ALIVE_S = 1.0  # between two looks for namespaces whose end nothing told
 GRACE_S = 10.0  # how long what is gone is remembered for packets that are yet to be told
 WHOLE_S, WHOLE_SHARE = 0.5, 10  # the host is read whole so seldom, and a tenth of the time at most
 AGAIN_S, FORGET_S = 0.2, 60.0  # the first and the longest wait before one device is looked for again
@@ -51,7 +51,8 @@ CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 class Watcher:
-    """A context manager. Everything but poll(), met() and `topology` belongs to its thread, once that runs; `host` too."""
+    """A context manager. Everything but poll(), met(), read(), `topology` and `heard` belongs to its thread once that runs;
+    `host` too. What it raises there, poll() raises."""
 
     topology: Topology  # the latest
     heard: int  # it has all that was announced until then, CLOCK_MONOTONIC ns
@@ -86,7 +87,7 @@ class Watcher:
             self._told: Topology | None = None
             begun = time.monotonic()
             self._round()
-            while self._stale and time.monotonic() < begun + START_S:
+            while self._stale - {self._here} and time.monotonic() < begun + START_S:
                 self._round()
             self._later.clear()  # what is there at the start is set up
             self._publish()
@@ -113,7 +114,7 @@ class Watcher:
         if self._failure:
             raise self._failure
         before, self._told = self._told, self.topology
-        return self.topology if self.topology is not before else None
+        return self._told if self._told is not before else None
 
     def met(self, keys: Iterable[LinkKey]) -> None:
         """Packets were seen at these devices, and the topology does not have them: look for them soon."""
@@ -145,7 +146,6 @@ class Watcher:
         events = self._listen(now)
         with self._lock:
             met, self._met = self._met, set()
-        changed = False
         known = dict(self._directory.names)
         for life in lives:
             self._live(life)
@@ -191,6 +191,7 @@ class Watcher:
                 if not changes.overrun(error):
                     raise
                 found = None
+                self._stale.add(self._here)
                 continue
             at = 0
             while at + HEADER.size <= len(data):
