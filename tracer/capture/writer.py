@@ -19,9 +19,10 @@ from tracer.capture.comments import Comments
 from tracer.capture.pcapng import Option
 from tracer.capture.plain import plain, to_json
 from tracer.errors import UserError
+from tracer.model.frame import ETHERNET_BYTES, frame
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Machine
-from tracer.model.run import Begin, Item, Know, Sent, Sweep
+from tracer.model.run import Armed, Begin, Item, Know, LiveBegin, Sent, Sweep
 
 WORTH_COMPRESSING = 256
 PART_BYTES = pcapng.OPTION_BYTES - len(layout.PREFIX) - 1
@@ -32,11 +33,10 @@ NUMBERS = 1 << 16  # journeys whose number is remembered
 STACKS = 1 << 12  # stacks whose bytes are remembered
 SYNC_S = 1.0
 LOOKUPS = 1 << 10  # in one block
-NO_ETHERNET = bytes(layout.ETHERNET_BYTES)
 
 
 class Writer:
-    """Listens to a run, Begin first. Each item is in the file when play() returns, and on the disk a second later.
+    """Listens to a run from its first item on. Each is in the file when play() returns, and on the disk a second later.
 
     `number` gives the journey of an event its number for a person, once it has been seen by whoever counts; None where
     nobody knows. Without it, journeys count in the order of first sight.
@@ -83,11 +83,12 @@ class Writer:
         if isinstance(item, Batch):
             self._put(self._batch(item))
             return
-        if isinstance(item, Begin):
-            self._machine, self._know = item.machine, Know(item.topology, item.target)
+        if isinstance(item, Begin | LiveBegin):
+            self._machine = item.machine
+            self._know = Know(item.topology, item.target if isinstance(item, Begin) else None)
             self._time = item.wall_ns - item.machine.clock_offset_ns
             self._put(self._head(item))
-            self._put(self._item("Begin", plain(item)))
+            self._put(self._item(type(item).__name__, plain(item)))
             return
         before: Item | None = None
         if isinstance(item, Machine):
@@ -97,13 +98,13 @@ class Writer:
             self._places.clear()
         elif isinstance(item, Sent):
             self._time = item.when
-        elif isinstance(item, Sweep):
+        elif isinstance(item, Sweep | Armed):
             self._time = item.now
         self._put(self._item(type(item).__name__, {
             field.name: plain(getattr(item, field.name)) for field in fields(item)
             if before is None or getattr(item, field.name) != getattr(before, field.name)}))
 
-    def _head(self, begin: Begin) -> bytes:
+    def _head(self, begin: Begin | LiveBegin) -> bytes:
         self._interfaces["dnettrace"] = 0
         return pcapng.section([
             (pcapng.SECTION_OS, f"Linux {begin.start.kernel}".encode()),
@@ -148,9 +149,8 @@ class Writer:
         interface = self._places.get(place)
         if interface is None:
             interface = self._places[place] = self._interface(event, written)
-        ethernet = event.ethernet if event.ethernet != NO_ETHERNET else bytes(12) + event.protocol.to_bytes(2, "big")
-        header = 0 if event.place == Place.QUEUE else layout.ETHERNET_BYTES  # that `length` lacks
-        original = max(event.length + header, layout.ETHERNET_BYTES + event.captured)
+        header = 0 if event.place == Place.QUEUE else ETHERNET_BYTES  # that `length` lacks
+        original = max(event.length + header, ETHERNET_BYTES + event.captured)
         found = []
         if number := self._number(event.journey):
             found.append((pcapng.PACKET_ID, struct.pack("=Q", number)))
@@ -159,7 +159,7 @@ class Writer:
         found += [(pcapng.COMMENT, text.encode(errors="replace")) for text in self._comments.of(event, self._machine)]
         found += [*lookups, *self._record(event, layout.OF_PACKET)]
         return pcapng.packet(interface, event.time + self._machine.clock_offset_ns,
-                             ethernet + event.packet[:event.captured], min(original, 0xFFFFFFFF), found)
+                             frame(event), min(original, 0xFFFFFFFF), found)
 
     def _record(self, event: Event, letter: int, packet: bytes = b"") -> list[Option]:
         """The event, behind the symbols that it has first."""

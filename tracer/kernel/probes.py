@@ -255,7 +255,7 @@ class Probes:
         flags: tuple[str, ...] = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
         if isinstance(self._selection, Stream):
             from tracer.kernel.expression import BYTES_STRUCT, filter_source
-            from tracer.kernel.pcap import compile_expression
+            from tracer.model.pcap import compile_expression
 
             expression = filter_source(compile_expression(self._selection.expression))
             header = self._btf.id(BYTES_STRUCT, btf.STRUCT)
