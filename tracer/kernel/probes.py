@@ -245,7 +245,7 @@ class Probes:
             if event.place == Place.HOOK:
                 event = Event._make((*members, (), tail[:TUPLES.size]))
             elif event.depth:
-                event = Event._make((*members, self._stack_of(tail[:8 * event.depth]), b""))
+                event = Event._make((*members, self.stack_of(tail[:8 * event.depth]), b""))
             found.append(event)
         return found
 
@@ -356,7 +356,7 @@ class Probes:
                     raise
         raise OSError(errno.EBUSY, f"other tracers hold all places at the hook {point.hook}")
 
-    def _stack_of(self, frames: bytes) -> tuple[str, ...]:
+    def stack_of(self, frames: bytes) -> tuple[str, ...]:
         """Names of the functions. Packets take the same few ways: each is looked up once."""
         stack = self._stacks.get(frames)
         if stack is None:
