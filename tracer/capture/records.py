@@ -102,7 +102,9 @@ class RecordWriter(Writer):
             if one < 0:
                 sizes[chosen] = len(made[-1 - one])
                 continue
-            rows = self._rows(one, records[chosen], raw[chosen], times[chosen], interfaces[chosen], numbers[chosen], before)
+            mine = raw.take(chosen, axis=0)  # not `records`, whose fields would be copied one by one
+            rows = self._rows(one, mine.view(records.dtype)[:, 0], mine, times[chosen], interfaces[chosen], numbers[chosen],
+                              before)
             sizes[chosen] = rows.shape[1]
             groups.append((chosen, rows))
         ends = numpy.cumsum(sizes)
