@@ -20,10 +20,10 @@ from tests.unit.expressions import EXPRESSIONS, frames
 from tracer.kernel import btf, compiler, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.expression import BYTES_STRUCT, filter_source
-from tracer.kernel.pcap import compile_expression
 from tracer.kernel.probes import with_cast
 from tracer.kernel.ring import map_counters
 from tracer.model.classic import Program, matches
+from tracer.model.pcap import compile_expression
 from tracer.topology.netns import in_namespace, inode
 
 NAME = f"dnt{os.getpid()}-expression"

@@ -17,7 +17,7 @@ from tests.functional.conftest import CHECKOUT, Dnettrace, program
 from tests.functional.engine import NETNS, Engine, delete_namespace, in_netns
 from tests.functional.pinging import answers
 from tests.functional.way import Output, Row, read
-from tracer.kernel.rules import RuleTracer
+from tracer.kernel.rules import RuleTracer, selected
 from tracer.model.probes import Trace
 from tracer.model.selection import Selection
 from tracer.model.topology import BaseChain
@@ -316,7 +316,7 @@ def traced(monkeypatch: pytest.MonkeyPatch, ruleset: str, receive_bytes: int, pr
     inside(str(NETNS / HOST), "nft", "-f", "-", stdin=f"flush ruleset\n{ruleset}")
     monkeypatch.setattr("tracer.kernel.rules.RECEIVE_BYTES", receive_bytes)
     host = read_namespace(str(NETNS / HOST), "host", {})
-    with RuleTracer(OURS) as tracer:
+    with RuleTracer(*selected(OURS)) as tracer:
         tracer.watch(host)
         assert tracer.untraced == {}
         tracer.arm()
@@ -342,12 +342,12 @@ def test_where_legacy_tables_would_log_the_packets_they_are_not_traced(network: 
     if known == []:
         pytest.skip("no logger can be bound here")
     inside(str(NETNS / HOST), "sh", "-c", f"echo {known[0]} > {logger}")
-    with RuleTracer(OURS) as tracer:
+    with RuleTracer(*selected(OURS)) as tracer:
         tracer.watch(legacy)
         assert tracer.untraced == {
             host.inode: f"iptables-legacy would write each traced packet to the log of {known[0]}"}
     inside(str(NETNS / HOST), "sh", "-c", f"echo NONE > {logger}")
-    with RuleTracer(OURS) as tracer:
+    with RuleTracer(*selected(OURS)) as tracer:
         tracer.watch(legacy)
         assert tracer.untraced == {}
 
@@ -373,9 +373,9 @@ def test_a_batch_that_is_refused_leaves_the_connection_in_step(network: None) ->
 def test_without_the_right_to_add_a_table_the_reason_is_kept(network: None) -> None:
     code = f"""
 from tests.functional.test_rules import OURS
-from tracer.kernel.rules import RuleTracer
+from tracer.kernel.rules import RuleTracer, selected
 from tracer.model.topology import BaseChain, Namespace
-tracer = RuleTracer(OURS)
+tracer = RuleTracer(*selected(OURS))
 host = Namespace({os.stat(NETNS / HOST).st_ino}, "host", "{NETNS / HOST}", chains=(BaseChain("ip", "f", "i", "input", 0),))
 tracer.watch(host)
 tracer.arm()

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "topology": {"pyroute2", "tracer.model"},
     "model": set(),
     "journey": {"tracer.model"},
-    "capture": {"tracer.model"},
+    "capture": {"numpy", "tracer.model"},
     "traffic": {"scapy", "tracer.model", "tracer.topology.netns"},  # netns: to send from inside one
     "render": {"rich", "tracer.model"},
     "cli": {"click", "rich", "tracer"},

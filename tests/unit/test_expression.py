@@ -11,8 +11,8 @@ import pytest
 from tests.unit.expressions import EXPRESSIONS, frames
 from tracer.errors import UserError
 from tracer.kernel.expression import filter_source
-from tracer.kernel.pcap import compile_expression
 from tracer.model.classic import Program, matches
+from tracer.model.pcap import compile_expression
 
 SO_ATTACH_FILTER = 26
 

@@ -28,13 +28,17 @@ class Comments:
     def __init__(self) -> None:
         self._flows: dict[int, Flow] = {}
 
+    def remember(self, journey: int, flow: Flow) -> None:
+        """What it had until now."""
+        self._flows[journey] = flow
+
     def of(self, event: Event, machine: Machine) -> list[str]:
         said = []
         if event.place == Place.DROP:
             said.append(f"drop reason: {machine.reasons.get(event.reason, event.reason)}")
             if event.stack:
                 said.append(f"kernel stack: {' < '.join(event.stack)}")
-        elif flow := _flow(event):
+        elif flow := flow_of(event.protocol, event.captured, event.packet):
             before = self._flows.get(event.journey)
             if before != flow:
                 self._flows[event.journey] = flow
@@ -45,17 +49,16 @@ class Comments:
         return said
 
 
-def _flow(event: Event) -> Flow | None:
-    packet = event.packet
-    if event.protocol == IPV4 and event.captured >= 20:
+def flow_of(protocol: int, captured: int, packet: bytes) -> Flow | None:
+    if protocol == IPV4 and captured >= 20:
         source, destination, behind = packet[12:16], packet[16:20], (packet[0] & 15) * 4
         ports = packet[9] in WITH_PORTS and not packet[7] and not packet[6] & 0x1F  # else a fragment without them
-    elif event.protocol == IPV6 and event.captured >= 40:
+    elif protocol == IPV6 and captured >= 40:
         source, destination, behind = packet[8:24], packet[24:40], 40
         ports = packet[6] in WITH_PORTS
     else:
         return None
-    if not ports or event.captured < behind + 4:
+    if not ports or captured < behind + 4:
         return Flow(source, destination, b"", b"")
     return Flow(source, destination, packet[behind:behind + 2], packet[behind + 2:behind + 4])
 

@@ -5,7 +5,8 @@ a frame to Wireshark and shift the numbers of all others. An option's value is P
 
   F  in the section header: the format's version, as 4 bytes
   I  an item (`tracer/model/run.py`) as JSON, ["NAME", {members}]; bytes that do not begin with `[` are compressed (zlib).
-     Of Machine and Know only the members that changed. i: the first parts of one that is longer than an option
+     Of Machine and Know only the members that changed. i: the first parts of one that is longer than an option. The first
+     one is Begin or LiveBegin
   E  the event that the frame is of: EVENT_HEAD, number of stack frames and their symbols (2 bytes each), tuples
   L  an event without a packet (a route lookup), before the frame of the next one or the next item
   S  symbols, ended by NUL, that are numbered from 0 in the order in which the file has them
@@ -34,7 +35,6 @@ PREFIX = struct.pack("=I", PEN) + MARK  # in the byte order of the section
 FORMAT, ITEM, PART, OF_PACKET, WITHOUT_PACKET, SYMBOLS = b"FIiELS"  # the letters' numbers
 EVENT_HEAD = struct.Struct(EVENT.format.removesuffix("96s6s"))  # the packet is the frame's; padding is none of the event's
 FRAME_COUNT = struct.Struct("=H")
-ETHERNET_BYTES = 14
 
 ITEM_BYTES = 1 << 24  # of JSON. The largest is the topology: some 5 kB a container
 SYMBOL_COUNT = 1 << 16

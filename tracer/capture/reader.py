@@ -18,9 +18,10 @@ from tracer.capture import layout, pcapng
 from tracer.capture.pcapng import Block, Malformed, Option, read_options, read_packet
 from tracer.capture.plain import from_json, members, typed
 from tracer.errors import UserError
+from tracer.model.frame import ETHERNET_BYTES
 from tracer.model.layout import PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, Batch, Machine
-from tracer.model.run import Begin, Finish, Item, Know
+from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
 BATCH_EVENTS = 1 << 18
 PART_COST = 64  # bytes that a part takes, however short
@@ -124,7 +125,7 @@ class Reader:
             return
         for letter, value in found:
             if letter == layout.OF_PACKET:
-                self._add(value, frame[layout.ETHERNET_BYTES:])
+                self._add(value, frame[ETHERNET_BYTES:])
             elif letter == layout.WITHOUT_PACKET:
                 self._add(value[:-PACKET_BYTES], value[-PACKET_BYTES:])
             elif letter == layout.SYMBOLS:
@@ -169,8 +170,9 @@ class Reader:
         for version in range(self.version, layout.VERSION):
             name, given = layout.CONVERTERS[version](name, given)
         if self._machine is None or self._know is None:
-            begin: Begin = typed(given, Begin)
-            self._machine, self._know = begin.machine, Know(begin.topology, begin.target)
+            begin: Begin | LiveBegin = typed(given, LiveBegin if name == "LiveBegin" else Begin)
+            self._machine = begin.machine
+            self._know = Know(begin.topology, begin.target if isinstance(begin, Begin) else None)
             return begin
         if name == "Machine":
             self._machine = replace(self._machine, **members(given, Machine))
@@ -181,7 +183,7 @@ class Reader:
         if name == "Batch":
             events, self._events = self._events, []
             return replace(Batch(events, 0), **members(given, Batch))
-        if name not in ITEMS or name == "Begin":
+        if name not in ITEMS or name in ("Begin", "LiveBegin"):
             raise ValueError(f"an item {name[:32]!r}")
         item: Item = typed(given, ITEMS[name])
         return item

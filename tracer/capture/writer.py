@@ -19,9 +19,10 @@ from tracer.capture.comments import Comments
 from tracer.capture.pcapng import Option
 from tracer.capture.plain import plain, to_json
 from tracer.errors import UserError
+from tracer.model.frame import ETHERNET_BYTES, frame
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Machine
-from tracer.model.run import Begin, Item, Know, Sent, Sweep
+from tracer.model.run import Armed, Begin, Item, Know, LiveBegin, Sent, Sweep
 
 WORTH_COMPRESSING = 256
 PART_BYTES = pcapng.OPTION_BYTES - len(layout.PREFIX) - 1
@@ -32,11 +33,10 @@ NUMBERS = 1 << 16  # journeys whose number is remembered
 STACKS = 1 << 12  # stacks whose bytes are remembered
 SYNC_S = 1.0
 LOOKUPS = 1 << 10  # in one block
-NO_ETHERNET = bytes(layout.ETHERNET_BYTES)
 
 
 class Writer:
-    """Listens to a run, Begin first. Each item is in the file when play() returns, and on the disk a second later.
+    """Listens to a run from its first item on. Each is in the file when play() returns, and on the disk a second later.
 
     `number` gives the journey of an event its number for a person, once it has been seen by whoever counts; None where
     nobody knows. Without it, journeys count in the order of first sight.
@@ -83,32 +83,36 @@ class Writer:
         if isinstance(item, Batch):
             self._put(self._batch(item))
             return
-        if isinstance(item, Begin):
-            self._machine, self._know = item.machine, Know(item.topology, item.target)
+        if isinstance(item, Begin | LiveBegin):
+            self._machine = item.machine
+            self._know = Know(item.topology, item.target if isinstance(item, Begin) else None)
             self._time = item.wall_ns - item.machine.clock_offset_ns
             self._put(self._head(item))
-            self._put(self._item("Begin", plain(item)))
+            self._put(self._item(type(item).__name__, plain(item)))
             return
         before: Item | None = None
         if isinstance(item, Machine):
             before, self._machine = self._machine, item
         elif isinstance(item, Know):
             before, self._know = self._know, item
-            self._places.clear()
+            self._forget_names()
         elif isinstance(item, Sent):
             self._time = item.when
-        elif isinstance(item, Sweep):
+        elif isinstance(item, Sweep | Armed):
             self._time = item.now
         self._put(self._item(type(item).__name__, {
             field.name: plain(getattr(item, field.name)) for field in fields(item)
             if before is None or getattr(item, field.name) != getattr(before, field.name)}))
 
-    def _head(self, begin: Begin) -> bytes:
+    def _forget_names(self) -> None:
+        self._places.clear()
+
+    def _head(self, begin: Begin | LiveBegin) -> bytes:
         self._interfaces["dnettrace"] = 0
         return pcapng.section([
             (pcapng.SECTION_OS, f"Linux {begin.start.kernel}".encode()),
             (pcapng.SECTION_APPLICATION, f"dnettrace {__version__}".encode()),
-            _custom(layout.FORMAT, struct.pack("=I", layout.VERSION))]) + pcapng.interface("dnettrace", [
+            custom(layout.FORMAT, struct.pack("=I", layout.VERSION))]) + pcapng.interface("dnettrace", [
                 (pcapng.INTERFACE_DESCRIPTION, b"has no packets: its statistics carry what dnettrace replay needs")])
 
     def _item(self, name: str, members: Any, before: tuple[Option, ...] = ()) -> bytes:
@@ -118,7 +122,7 @@ class Writer:
         if len(text) > WORTH_COMPRESSING:
             text = zlib.compress(text)
         parts = [text[at:at + PART_BYTES] for at in range(0, len(text), PART_BYTES)]
-        found = [*before, *(_custom(layout.PART, part) for part in parts[:-1]), _custom(layout.ITEM, parts[-1])]
+        found = [*before, *(custom(layout.PART, part) for part in parts[:-1]), custom(layout.ITEM, parts[-1])]
         if self._lost:
             found.append((pcapng.STATISTICS_DROPPED, struct.pack("=Q", self._lost)))
         return pcapng.statistics(0, self._time + self._machine.clock_offset_ns, found)
@@ -137,10 +141,13 @@ class Writer:
                 written.append(self._frame(event, lookups, written))
                 lookups = []
             self._time = event.time
+        written.append(self._end_of_batch(batch, tuple(lookups)))
+        return b"".join(written)
+
+    def _end_of_batch(self, batch: Batch, before: tuple[Option, ...] = ()) -> bytes:
         members = plain(replace(batch, events=[]))
         del members["events"]
-        written.append(self._item("Batch", members, tuple(lookups)))
-        return b"".join(written)
+        return self._item("Batch", members, before)
 
     def _frame(self, event: Event, lookups: list[Option], written: list[bytes]) -> bytes:
         """The event's block. An interface that it needs first goes to `written`."""
@@ -148,9 +155,8 @@ class Writer:
         interface = self._places.get(place)
         if interface is None:
             interface = self._places[place] = self._interface(event, written)
-        ethernet = event.ethernet if event.ethernet != NO_ETHERNET else bytes(12) + event.protocol.to_bytes(2, "big")
-        header = 0 if event.place == Place.QUEUE else layout.ETHERNET_BYTES  # that `length` lacks
-        original = max(event.length + header, layout.ETHERNET_BYTES + event.captured)
+        header = 0 if event.place == Place.QUEUE else ETHERNET_BYTES  # that `length` lacks
+        original = max(event.length + header, ETHERNET_BYTES + event.captured)
         found = []
         if number := self._number(event.journey):
             found.append((pcapng.PACKET_ID, struct.pack("=Q", number)))
@@ -159,24 +165,28 @@ class Writer:
         found += [(pcapng.COMMENT, text.encode(errors="replace")) for text in self._comments.of(event, self._machine)]
         found += [*lookups, *self._record(event, layout.OF_PACKET)]
         return pcapng.packet(interface, event.time + self._machine.clock_offset_ns,
-                             ethernet + event.packet[:event.captured], min(original, 0xFFFFFFFF), found)
+                             frame(event), min(original, 0xFFFFFFFF), found)
 
     def _record(self, event: Event, letter: int, packet: bytes = b"") -> list[Option]:
         """The event, behind the symbols that it has first."""
-        found = []
+        found: list[Option] = []
         frames = self._stacks.get(event.stack)
         if frames is None:
-            new = [name for name in dict.fromkeys(event.stack) if name not in self._symbols]
-            new = new[:layout.SYMBOL_COUNT - 1 - len(self._symbols)]
-            if new:
-                self._symbols.update(zip(new, range(len(self._symbols), layout.SYMBOL_COUNT), strict=False))
-                found.append(_custom(layout.SYMBOLS, b"".join(map(_symbol, new))))
-            numbers = [self._symbols.get(name, layout.SYMBOL_COUNT - 1) for name in event.stack]
-            frames = struct.pack(f"={len(numbers) + 1}H", len(numbers), *numbers)
+            frames = self._frames(event.stack, found)
             if len(self._stacks) < STACKS:
                 self._stacks[event.stack] = frames
-        found.append(_custom(letter, layout.EVENT_HEAD.pack(*event[:22]) + frames + event.tuples + packet))
+        found.append(custom(letter, layout.EVENT_HEAD.pack(*event[:22]) + frames + event.tuples + packet))
         return found
+
+    def _frames(self, stack: tuple[str, ...], found: list[Option]) -> bytes:
+        """Their number and their symbols; those that are new go to `found`."""
+        new = [name for name in dict.fromkeys(stack) if name not in self._symbols]
+        new = new[:layout.SYMBOL_COUNT - 1 - len(self._symbols)]
+        if new:
+            self._symbols.update(zip(new, range(len(self._symbols), layout.SYMBOL_COUNT), strict=False))
+            found.append(custom(layout.SYMBOLS, b"".join(map(_symbol, new))))
+        numbers = [self._symbols.get(name, layout.SYMBOL_COUNT - 1) for name in stack]
+        return struct.pack(f"={len(numbers) + 1}H", len(numbers), *numbers)
 
     def _interface(self, event: Event, written: list[bytes]) -> int:
         device = event.name.partition(b"\0")[0].decode(errors="replace")
@@ -219,7 +229,7 @@ def _symbol(name: str) -> bytes:
     return name.encode(errors="replace").replace(b"\0", b"?")[:layout.SYMBOL_BYTES] + b"\0"
 
 
-def _custom(letter: int, value: bytes) -> Option:
+def custom(letter: int, value: bytes) -> Option:
     return pcapng.CUSTOM, b"%b%c%b" % (layout.PREFIX, letter, value)
 
 

@@ -15,14 +15,14 @@ def info(file: str) -> None:
     from tracer.capture.reader import Reader
     from tracer.cli.replay import opened
     from tracer.model.probes import Batch, Machine
-    from tracer.model.run import Begin, Know, Sent
+    from tracer.model.run import Begin, Know, LiveBegin, Sent
     from tracer.render.alphabet import Alphabet
 
     sent = lost = 0
     with opened(file) as stream:
         reader = Reader(stream, file, events=False)
         for item in reader:
-            if isinstance(item, Begin):
+            if isinstance(item, Begin | LiveBegin):
                 begin, machine, topology = item, item.machine, item.topology
             elif isinstance(item, Machine):
                 machine = item
@@ -39,8 +39,9 @@ def info(file: str) -> None:
         ("what", f"dnettrace trace, format {reader.version}, by dnettrace {start.version}, {size:,} bytes"),
         ("when", f"{_when(begin.wall_ns)}, {max(counts.last - counts.first, 0) / 1e9:.3f} s"),
         ("where", f"Linux {start.kernel}"),
-        ("run", f"{begin.selection.transport} from {start.source.name} ({start.source.address}) to {start.destination.name} "
-                f"({start.destination.address}), {sent} sent"),
+        ("run", f"live, {begin.start.following or 'every packet'}" if isinstance(begin, LiveBegin) else
+            f"{begin.selection.transport} from {begin.start.source.name} ({begin.start.source.address}) to "
+            f"{begin.start.destination.name} ({begin.start.destination.address}), {sent} sent"),
         ("holds", f"{counts.packets:,} frames at {max(counts.interfaces - 1, 0)} places"),
         ("lost", f"{lost:,} events" if lost else "no event"),
         ("not observed", missing or "–"),

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from tracer.errors import ExitStatus
 from tracer.journey.causes import explain
 from tracer.journey.families import families
 from tracer.journey.flows import Flows
@@ -57,6 +58,16 @@ class LiveTelling:
     @property
     def enough(self) -> bool:
         return self._shown.count is not None and self.told >= self._shown.count
+
+    @property
+    def status(self) -> ExitStatus:
+        return ExitStatus.OK
+
+    def break_off(self) -> None:
+        """The run will not go on: Finish tells all that there is."""
+
+    def warn(self, text: str) -> None:
+        self._renderer.warning(text)
 
     def play(self, item: Item) -> None:
         if isinstance(item, Batch):

@@ -16,7 +16,9 @@ from tracer.cli.stopping import Stopping
 from tracer.errors import ExitStatus
 from tracer.journey.headers import decode
 from tracer.kernel.probes import Probes, require_root
+from tracer.model.frame import cut
 from tracer.model.journey import Packet
+from tracer.model.probes import Batch
 from tracer.model.report import LiveStart, Seen
 from tracer.model.run import Armed, Finish, Item, Know, LiveBegin, Pulse, Silence, Sweep
 from tracer.model.selection import Stream as Selection
@@ -51,27 +53,68 @@ class Following:
     force: bool = False  # to replace one that is there
 
 
-class Stream:
+class Follower:
+    """What a command that follows real traffic was asked for."""
+
+    def __init__(self, host: Host, following: Following, networks: list[Network]) -> None:
+        self._host, self._following, self._networks = host, following, networks
+
+    @classmethod
+    def named(cls, following: Following, in_lab: bool) -> tuple[Host, list[Network]]:
+        """Resolve the names. UserError where they mean nothing, or libpcap does not take the filter."""
+        require_root()
+        from tracer.kernel.expression import filter_source
+        from tracer.model.pcap import compile_expression
+
+        filter_source(compile_expression(following.expression))
+        host = Host.lab() if in_lab else Host.here(os.environ)
+        for name in following.containers:
+            host.look_for(name)
+        return host, [subnet for name in following.networks for subnet in host.subnets(name)]
+
+    def _expression(self) -> str:
+        parts = [self._following.expression] if self._following.expression else []
+        parts += [" or ".join(f"net {network}" for network in self._networks)] if self._networks else []
+        parts += ["tcp"] if self._following.tcp_problems else []
+        return " and ".join(f"({part})" for part in parts)
+
+    def _words(self) -> str:
+        following = self._following
+        said = [following.expression] if following.expression else []
+        said += [f"of {' or '.join(following.containers)}"] if following.containers else []
+        said += [f"on network {' or '.join(following.networks)}"] if following.networks else []
+        return ", ".join(said)
+
+    def _chosen(self, topology: Topology) -> Iterator[Address]:
+        """The addresses of the containers that are asked for, as far as they run. In the lab, of its namespaces."""
+        names = self._following.containers
+        for container in topology.containers:
+            if container.name in names or container.id.startswith(names):
+                yield from (address for end in container.attachments for address in end.addresses)
+        for namespace in topology.namespaces.values():
+            if namespace.name in names:
+                yield from (i.ip for link in namespace.links.values() if not link.loopback for i in link.addresses)
+
+    def _at_first(self, topology: Topology) -> list[int]:
+        """The namespaces that are watched from the first packet on; those of others, once one was seen there."""
+        running = [container.name for container in topology.containers if container.pid]
+        return [inode for inode, name in topology.names.items() if name in running or self._host.is_lab][:FIRST]
+
+
+class Stream(Follower):
     """Made by open(), used once by run()."""
 
-    def __init__(self, host: Host, following: Following, renderer: LiveRenderer | LiveJsonRenderer, networks: list[Network]):
-        self._host, self._following, self._renderer = host, following, renderer
-        self._networks = networks
+    def __init__(self, host: Host, following: Following, renderer: LiveRenderer | LiveJsonRenderer,
+                 networks: list[Network]) -> None:
+        super().__init__(host, following, networks)
+        self._renderer = renderer
         self._telling = LiveTelling(renderer, Shown(following.drops, following.tcp_problems, following.count))
         self._listeners: list[Callable[[Item], None]] = [self._telling.play]
 
     @classmethod
     def open(cls, following: Following, *, in_lab: bool, verbose: bool, as_json: bool) -> Stream:
         """Resolve the names. UserError where they mean nothing, or libpcap does not take the filter."""
-        require_root()
-        from tracer.kernel.expression import filter_source
-        from tracer.kernel.pcap import compile_expression
-
-        filter_source(compile_expression(following.expression))
-        host = Host.lab() if in_lab else Host.here(os.environ)
-        for name in following.containers:
-            host.look_for(name)
-        networks = [subnet for name in following.networks for subnet in host.subnets(name)]
+        host, networks = cls.named(following, in_lab)
         return cls(host, following, live_renderer_for(as_json, verbose), networks)
 
     def run(self) -> ExitStatus:
@@ -100,6 +143,10 @@ class Stream:
             self._play(Finish())
         return ExitStatus.INTERRUPTED if stopping.asked and following.duration is not None else ExitStatus.OK
 
+    def _cut(self, batch: Batch) -> Batch:
+        """What is recorded has no payload; and what is told is what is recorded."""
+        return replace(batch, events=[cut(event) for event in batch.events]) if self._following.record else batch
+
     def _play(self, item: Item) -> None:
         for listener in self._listeners:
             listener(item)
@@ -124,7 +171,7 @@ class Stream:
                 paths = {netns: one.path for netns, one in self._telling.assembler.topology.namespaces.items()}
                 batch = replace(batch, traces=tuple(rulesets.named(trace, paths) for trace in batch.traces))
             if batch.events or batch.lost or batch.traces:
-                self._play(batch)
+                self._play(self._cut(batch))
             heard = watcher.heard  # before it is asked for the topology
             if topology := watcher.poll():
                 self._know(probes, topology)
@@ -147,33 +194,6 @@ class Stream:
         self._play(Armed(time.monotonic_ns()))
         return True
 
-    # -- what is followed ------------------------------------------------------------------------------------------
-
-    def _expression(self) -> str:
-        parts = [self._following.expression] if self._following.expression else []
-        parts += [" or ".join(f"net {network}" for network in self._networks)] if self._networks else []
-        parts += ["tcp"] if self._following.tcp_problems else []
-        return " and ".join(f"({part})" for part in parts)
-
-    def _words(self) -> str:
-        following = self._following
-        said = [following.expression] if following.expression else []
-        said += [f"of {' or '.join(following.containers)}"] if following.containers else []
-        said += [f"on network {' or '.join(following.networks)}"] if following.networks else []
-        return ", ".join(said)
-
-    def _chosen(self, topology: Topology) -> Iterator[Address]:
-        """The addresses of the containers that are asked for, as far as they run. In the lab, of its namespaces."""
-        names = self._following.containers
-        for container in topology.containers:
-            if container.name in names or container.id.startswith(names):
-                yield from (address for end in container.attachments for address in end.addresses)
-        for namespace in topology.namespaces.values():
-            if namespace.name in names:
-                yield from (i.ip for link in namespace.links.values() if not link.loopback for i in link.addresses)
-
-    # -- names -----------------------------------------------------------------------------------------------------
-
     def _know(self, probes: Probes, topology: Topology) -> None:
         if self._following.containers:
             probes.choose(self._chosen(topology))
@@ -183,11 +203,6 @@ class Stream:
         if topology.namespaces.keys() - self._telling.assembler.topology.namespaces.keys():
             self._play(Armed(time.monotonic_ns()))
         self._play(Know(topology, None))
-
-    def _at_first(self, topology: Topology) -> list[int]:
-        """The namespaces that are watched from the first packet on; those of others, once one was seen there."""
-        running = [container.name for container in topology.containers if container.pid]
-        return [inode for inode, name in topology.names.items() if name in running or self._host.is_lab][:FIRST]
 
 
 def _seen(probes: Probes) -> Seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from tracer.errors import ExitStatus
@@ -68,8 +68,9 @@ class Telling:
 
     assembler: Assembler  # from Begin on
 
-    def __init__(self, renderer: Renderer, verbose: bool) -> None:
-        self._renderer, self._verbose = renderer, verbose
+    def __init__(self, renderer: Renderer, verbose: bool, enough: Callable[[], bool] = lambda: False) -> None:
+        """`enough`: more of the run is of no use."""
+        self._renderer, self._verbose, self._enough = renderer, verbose, enough
         self.tally = Tally()
         self.waiting: dict[int, int] = {}  # probes that are not told yet -> when they were sent, CLOCK_MONOTONIC ns
         self._answered: set[int] = set()  # of those that are waiting
@@ -79,6 +80,18 @@ class Telling:
     @property
     def status(self) -> ExitStatus:
         return ExitStatus.OK if self.tally.answered == self.tally.sent else ExitStatus.LOST
+
+    @property
+    def enough(self) -> bool:
+        return self._enough()
+
+    def break_off(self) -> None:
+        """The run will not go on: tell of the probes that it leaves."""
+        for seq in sorted(self.waiting):
+            self.play(Tell(seq, interrupted=True))
+
+    def warn(self, text: str) -> None:
+        self._renderer.warning(text)
 
     def number(self, journey: int) -> int | None:
         """The number, for a person, of one of the kernel's journeys that is not told yet."""

@@ -13,6 +13,7 @@ from tracer.journey.headers import decode, is_question
 from tracer.journey.hops import HopReader
 from tracer.journey.tracks import Track, Tracks
 from tracer.journey.walks import Walks, stopped_by
+from tracer.model.frame import frame
 from tracer.model.journey import End, Hop, Journey, Result, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch, Machine, Missing
@@ -180,4 +181,4 @@ class Teller(ABC):
             "copy" if parent else what.kind, seq=what.seq, source=topology.node(track.events[0].netns),
             target=topology.node(goal) if goal else None, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
-            complete=track.lost == 0)
+            complete=track.lost == 0, frame=frame(track.events[0]))

@@ -260,7 +260,7 @@ class Probes:
             if event.place == Place.HOOK:
                 event = Event._make((*members, (), tail[:TUPLES.size]))
             elif event.depth:
-                event = Event._make((*members, self._stack_of(tail[:8 * event.depth]), b""))
+                event = Event._make((*members, self.stack_of(tail[:8 * event.depth]), b""))
             found.append(event)
         return found
 
@@ -270,7 +270,7 @@ class Probes:
         flags: tuple[str, ...] = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
         if isinstance(self._selection, Stream):
             from tracer.kernel.expression import BYTES_STRUCT, filter_source
-            from tracer.kernel.pcap import compile_expression
+            from tracer.model.pcap import compile_expression
 
             expression = filter_source(compile_expression(self._selection.expression))
             header = self._btf.id(BYTES_STRUCT, btf.STRUCT)
@@ -371,7 +371,7 @@ class Probes:
                     raise
         raise OSError(errno.EBUSY, f"other tracers hold all places at the hook {point.hook}")
 
-    def _stack_of(self, frames: bytes) -> tuple[str, ...]:
+    def stack_of(self, frames: bytes) -> tuple[str, ...]:
         """Names of the functions. Packets take the same few ways: each is looked up once."""
         stack = self._stacks.get(frames)
         if stack is None:

@@ -10,17 +10,22 @@ from tracer.render.base import Renderer
 
 
 class ChosenRenderer:
-    """Hands on those journeys that `chosen` says yes to. Notes, which are about several, are left out; the summary is of
-    all."""
+    """Hands on those journeys that `chosen` says yes to, `count` at most. Notes, which are about several, are left out;
+    the summary is of all that was read."""
 
-    def __init__(self, renderer: Renderer, chosen: Callable[[Journey], bool]) -> None:
-        self._renderer, self._chosen = renderer, chosen
+    def __init__(self, renderer: Renderer, chosen: Callable[[Journey], bool],
+                 count: int | None = None) -> None:
+        self._renderer, self._chosen, self._left = renderer, chosen, count
+
+    def enough(self) -> bool:
+        return self._left == 0
 
     def header(self, start: Start) -> None:
         self._renderer.header(start)
 
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
-        if self._chosen(journey):
+        if self._chosen(journey) and not self.enough():
+            self._left = None if self._left is None else self._left - 1
             self._renderer.journey(journey, verbose, copies)
 
     def note(self, text: str) -> None:

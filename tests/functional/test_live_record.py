@@ -1,0 +1,69 @@
+"""Recorded live traffic, replayed: on a Docker engine, compared byte for byte with what was shown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional.conftest import Dnettrace, Done, program
+from tests.functional.engine import Engine
+
+Traced = Callable[..., Done]
+
+
+@pytest.fixture
+def traced(engine: Engine, dnettrace: Dnettrace, tmp_path: Path) -> Traced:
+    """Runs a command for a while, with traffic beside it: c1 pings c2, asks a closed port of it and an address outside."""
+    def call(*command: str) -> Done:
+        arguments = ["nsenter", f"--net={engine.host_netns}", *program(), *command, "--duration", "5"]
+        with subprocess.Popen(arguments, env=engine.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+            time.sleep(1.5)
+            address = engine.docker("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "c2").strip()
+            engine.docker("exec", "c1", "sh", "-c",
+                          f"ping -c 3 -i 0.2 {address}; nc -w 1 {address} 81 < /dev/null; ping -c 1 -W 1 203.0.113.1;"
+                          f"echo secret | nc -u -w 1 {address} 9; true")
+            out, err = run.communicate(timeout=30)
+        return Done(arguments, run.returncode, out, err)
+
+    return call
+
+
+@pytest.mark.parametrize("options", [(), ("-v",), ("--json",), ("--json", "--drops"), ("--tcp-problems",), ("-c", "3")],
+                         ids=" ".join)
+def test_a_replay_is_what_was_shown(traced: Traced, dnettrace: Dnettrace, options: tuple[str, ...], tmp_path: Path) -> None:
+    path = str(tmp_path / "run.pcapng")
+    live = traced("live", "-w", path, *options)
+    assert live.returncode == 0, live.stderr
+    replayed = dnettrace("replay", path, *options)
+    assert live.stdout.count("\n") >= 3
+    assert (replayed.stdout, replayed.returncode) == (live.stdout, 0), replayed.stderr
+    assert b"secret" not in Path(path).read_bytes()
+
+
+def rows(dnettrace: Dnettrace, *arguments: str) -> list[dict[str, Any]]:
+    done = dnettrace("replay", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [row for row in map(json.loads, done.stdout.splitlines()) if row["type"] == "journey"]
+
+
+def test_a_part_of_it(traced: Traced, dnettrace: Dnettrace, tmp_path: Path) -> None:
+    path = str(tmp_path / "run.pcapng")
+    traced("live", "-w", path)
+    everything = rows(dnettrace, path)
+    main = [row for row in everything if row["kind"] not in ("copy", "part")]
+    echo = rows(dnettrace, path, "--filter", "icmp and dst host 172.17.0.3")
+    assert echo and [row["id"] for row in echo] == [row["id"] for row in main if row["packet"]["proto"] == "icmp"
+                                                    and row["packet"]["dst"] == "172.17.0.3"]
+    assert [row["id"] for row in rows(dnettrace, path, "--journey", str(main[1]["id"]))] == [main[1]["id"]]
+    assert len([row for row in rows(dnettrace, path, "-c", "2") if row["kind"] not in ("copy", "part")]) == 2
+    assert not rows(dnettrace, path, "--container", "c9")
+    said = dnettrace("info", path).stdout
+    assert "live" in said and "c1" in said
+    wrong = dnettrace("replay", path, "--filter", "nonsense (")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and not wrong.stdout
