@@ -153,7 +153,9 @@ def test_a_link_local_address_needs_its_zone(near: str) -> None:
 
 
 def test_a_container_resolves_its_own_name(engine: Engine) -> None:
-    pid = engine.docker("inspect", "-f", "{{.State.Pid}}", "c1").strip()
-    name = engine.docker("inspect", "-f", "{{.Config.Hostname}}", "c1").strip()
-    own = engine.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "c1").strip()
-    assert resolve(name, f"/proc/{pid}/ns/net", f"/proc/{pid}/root/etc", 4) == ip_address(own)
+    engine.run("named", "--hostname", "myself")  # other tests connect c1 to networks, which changes its files
+    try:
+        pid, own = engine.pid("named"), engine.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "named")
+        assert resolve("myself", f"/proc/{pid}/ns/net", f"/proc/{pid}/root/etc", 4) == ip_address(own)
+    finally:
+        engine.remove("named")
