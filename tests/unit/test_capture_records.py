@@ -61,7 +61,8 @@ def normal(event: Event) -> Event:
 
 
 def run_of(name: str) -> list[Item]:
-    return [replace(item, events=list(map(normal, item.events))) if isinstance(item, Batch) else item for item in items(name)]
+    return [replace(item, events=list(map(normal, item.events))) if isinstance(item, Batch) else item
+            for item in items(name)]
 
 
 @pytest.mark.parametrize("snaplen", [None, 60])
