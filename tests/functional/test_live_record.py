@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace, Done, program
 from tests.functional.engine import Engine
+from tracer.topology.netns import in_namespace
 
 Traced = Callable[..., Done]
 
@@ -23,11 +25,15 @@ def traced(engine: Engine, dnettrace: Dnettrace, tmp_path: Path) -> Traced:
     def call(*command: str) -> Done:
         arguments = ["nsenter", f"--net={engine.host_netns}", *program(), *command, "--duration", "5"]
         with subprocess.Popen(arguments, env=engine.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-            time.sleep(1.5)
+            begun = time.monotonic()
+            while not any(tmp_path.iterdir()) and time.monotonic() < begun + 20 and run.poll() is None:
+                time.sleep(0.05)
+            time.sleep(1)
             address = engine.docker("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "c2").strip()
             engine.docker("exec", "c1", "sh", "-c",
-                          f"ping -c 3 -i 0.2 {address}; nc -w 1 {address} 81 < /dev/null; ping -c 1 -W 1 203.0.113.1;"
-                          f"echo secret | nc -u -w 1 {address} 9; true")
+                          f"ping -c 3 -i 0.2 {address}; nc -w 1 {address} 81 < /dev/null; ping -c 1 -W 1 203.0.113.1; true")
+            with in_namespace(engine.host_netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+                sender.sendto(b"secret", (address, 9))
             out, err = run.communicate(timeout=30)
         return Done(arguments, run.returncode, out, err)
 

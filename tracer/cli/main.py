@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import click
 
 from tracer import __version__
+from tracer.cli.diff import diff
+from tracer.cli.export import export
 from tracer.cli.info import info
 from tracer.cli.lab import lab
 from tracer.cli.live import live
@@ -37,6 +39,8 @@ commands.add_command(ping)
 commands.add_command(live)
 commands.add_command(record)
 commands.add_command(replay)
+commands.add_command(export)
+commands.add_command(diff)
 commands.add_command(info)
 commands.add_command(lab)
 

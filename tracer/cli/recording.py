@@ -115,9 +115,12 @@ class Recording(Follower):
                 self._writer.records(records, batch)
             heard = watcher.heard
             if topology := watcher.poll():
+                more = topology.namespaces.keys() - self._topology.namespaces.keys()
                 self._topology = topology
                 self._watch(probes)
                 self._writer.play(probes.machine)
+                if more:  # where netfilter was not watched until now
+                    self._writer.play(Armed(time.monotonic_ns()))
                 self._writer.play(Know(topology, None))
             if now - swept > POLL_MS / 1000:
                 swept = now
