@@ -30,7 +30,7 @@ def diff(before: str, after: str) -> int:
       sudo dnettrace ping c1 c2 -c 1 -w after.pcapng
       dnettrace diff before.pcapng after.pcapng
     """
-    from tracer.journey.differences import difference, pairs
+    from tracer.journey.differences import difference, in_full, pairs
     from tracer.render.alphabet import Alphabet
 
     alphabet = Alphabet(sys.stdout.encoding)
@@ -45,6 +45,8 @@ def diff(before: str, after: str) -> int:
             click.echo(alphabet.show(line))
     click.echo(f"{different} of {len(found)} packets differ" if different else
                f"no difference in the ways of {len(found)} packets")
+    if partly := sum(not all(one is None or in_full(one) for one in pair) for pair in found):
+        click.echo(f"of {partly} of them not everything was observed (lost events, or rules): there may be more differences")
     return Status.DIFFERENT if different else Status.SAME
 
 

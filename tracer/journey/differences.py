@@ -25,8 +25,8 @@ class Difference:
 
 
 def pairs(one: Iterable[Journey], other: Iterable[Journey]) -> Iterator[tuple[Journey | None, Journey | None]]:
-    """The journeys of the same probes, in the order of the first run: those of the same packet as nearly as two runs can have
-    it, and of such the first with the first."""
+    """The journeys of the same probes, in the order of the first run: those of the same packet, as nearly as two runs can
+    have it, and of such the first with the first."""
     left: dict[Key, list[Journey]] = {}
     for journey in other:
         left.setdefault(_key(journey), []).append(journey)
@@ -65,6 +65,11 @@ def difference(one: Journey | None, other: Journey | None) -> Difference | None:
     return None
 
 
+def in_full(journey: Journey) -> bool:
+    """Was all of its way observed, rules too?"""
+    return journey.complete and all(hop.rules_unknown is None and (hop.tables is not None) for hop in journey.hops)
+
+
 def name(journey: Journey) -> str:
     packet = journey.packet
     number = f" {journey.seq}" if journey.seq is not None else ""
@@ -82,8 +87,8 @@ def _key(journey: Journey) -> Key:
 
 
 def _compared_hops(journey: Journey) -> Iterator[Hop]:
-    """Hooks without rules and tables say nothing: netfilter's hooks are there or not as others hook in."""
-    return (hop for hop in journey.hops if hop.stage not in (Stage.NEIGHBOR,))
+    """Without what a cache decides."""
+    return (hop for hop in journey.hops if hop.stage is not Stage.NEIGHBOR)
 
 
 def _where(hop: Hop) -> str:
@@ -94,7 +99,8 @@ def _words(hop: Hop, other: Hop) -> tuple[str, ...]:
     """What can differ there, the most general first. What was not observed at one of the two differs from nothing."""
     rules = "rules not compared: they were not observed in both runs"
     if hop.rules_unknown is None and other.rules_unknown is None:
-        rules = "; ".join(f"{rule.table} {rule.chain}: {rule.rule or 'policy'} → {rule.verdict}" for rule in hop.rules) or "no rule"
+        rules = "; ".join(f"{rule.table} {rule.chain}: {rule.rule or 'policy'} → {rule.verdict}"
+                          for rule in hop.rules) or "no rule"
     route = hop.detail if hop.route else "no route lookup"
     change = hop.rewrite
     rewrite = "nothing rewritten" if change is None else "rewritten: " + ", ".join(
@@ -102,7 +108,7 @@ def _words(hop: Hop, other: Hop) -> tuple[str, ...]:
             ("source", change.src or ("", "")), ("destination", change.dst or ("", "")),
             ("port", change.dport or ("", ""))) if before != after)
     role = f"as a {hop.role.value.upper()} ({hop.stage.value})" if hop.role else hop.stage.value
-    return f"at {hop.node} {hop.device or ''}", role, rules, route, rewrite
+    return f"at {hop.node}" if hop.route else f"at {hop.node} {hop.device or ''}", role, rules, route, rewrite
 
 
 def _end(journey: Journey) -> str:
