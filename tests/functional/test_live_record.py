@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace, Done, program
 from tests.functional.engine import Engine
+from tracer.topology.netns import in_namespace
 
 Traced = Callable[..., Done]
 
@@ -23,11 +25,15 @@ def traced(engine: Engine, dnettrace: Dnettrace, tmp_path: Path) -> Traced:
     def call(*command: str) -> Done:
         arguments = ["nsenter", f"--net={engine.host_netns}", *program(), *command, "--duration", "5"]
         with subprocess.Popen(arguments, env=engine.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-            time.sleep(1.5)
+            begun = time.monotonic()
+            while not any(tmp_path.iterdir()) and time.monotonic() < begun + 20 and run.poll() is None:
+                time.sleep(0.05)
+            time.sleep(1)
             address = engine.docker("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "c2").strip()
             engine.docker("exec", "c1", "sh", "-c",
-                          f"ping -c 3 -i 0.2 {address}; nc -w 1 {address} 81 < /dev/null; ping -c 1 -W 1 203.0.113.1;"
-                          f"echo secret | nc -u -w 1 {address} 9; true")
+                          f"ping -c 3 -i 0.2 {address}; nc -w 1 {address} 81 < /dev/null; ping -c 1 -W 1 203.0.113.1; true")
+            with in_namespace(engine.host_netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+                sender.sendto(b"secret", (address, 9))
             out, err = run.communicate(timeout=30)
         return Done(arguments, run.returncode, out, err)
 
@@ -67,3 +73,52 @@ def test_a_part_of_it(traced: Traced, dnettrace: Dnettrace, tmp_path: Path) -> N
     assert "live" in said and "c1" in said
     wrong = dnettrace("replay", path, "--filter", "nonsense (")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and not wrong.stdout
+
+
+def test_record_tells_nothing_and_replay_everything(traced: Traced, dnettrace: Dnettrace, tmp_path: Path) -> None:
+    path = tmp_path / "run.pcapng"
+    done = traced("record", "-w", str(path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 and "none lost" in done.stdout and str(path) in done.stdout
+    assert path.stat().st_mode & 0o777 == 0o600
+    echo = [row for row in rows(dnettrace, str(path), "--filter", "icmp[icmptype] = icmp-echo and dst host 172.17.0.3")
+            if row["kind"] not in ("copy", "part")]
+    assert [row["end"]["result"] for row in echo] == ["delivered"] * 3
+    assert all(row["complete"] and row["source"] == "c1" and row["target"] == "c2" for row in echo)
+    assert len({hop["stage"] for hop in echo[0]["hops"]}) > 4
+    assert b"secret" not in path.read_bytes()
+    again = traced("record", "-w", str(path))
+    assert (again.returncode, again.stdout) == (2, "") and "exists" in again.stderr
+
+
+def test_payload_when_asked_for(traced: Traced, tmp_path: Path) -> None:
+    path = tmp_path / "run.pcapng"
+    assert traced("record", "-w", str(path), "--snaplen", "200", "udp").returncode == 0
+    assert b"secret" in path.read_bytes()
+
+
+def test_rotation(traced: Traced, dnettrace: Dnettrace, tmp_path: Path) -> None:
+    done = traced("record", "-w", str(tmp_path / "run.pcapng"), "--rotate", "1s", "--keep", "2")
+    assert done.returncode == 0, done.stderr
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) == 2 and files[0] > "run-0002.pcapng" and files[1] in done.stdout
+    for name in files:
+        said = dnettrace("info", str(tmp_path / name)).stdout
+        assert "whole         yes" in said and "c1" in said
+    assert traced("record", "-w", str(tmp_path / "run.pcapng"), "--rotate", "1s").returncode == 2
+    for wrong in ("1m", "0s", "fast"):
+        assert traced("record", "-w", "x", "--rotate", wrong).returncode == 2
+
+
+def test_records_to_its_end_when_interrupted(engine: Engine, dnettrace: Dnettrace, tmp_path: Path) -> None:
+    path = tmp_path / "run.pcapng"
+    with subprocess.Popen(["nsenter", f"--net={engine.host_netns}", *program(), "record", "-w", str(path)], env=engine.env(),
+                          stdout=subprocess.PIPE, text=True) as run:
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        run.terminate()
+        out = run.communicate(timeout=20)[0]
+    assert run.returncode == 0 and "none lost" in out
+    assert "whole         yes" in dnettrace("info", str(path)).stdout

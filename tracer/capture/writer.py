@@ -48,7 +48,7 @@ class Writer:
     def __init__(self, path: str, force: bool = False, number: Callable[[int], int | None] | None = None) -> None:
         self._path, self._count = path, number
         self._file = _create(path, force)
-        self._size = 0  # up to the last whole item
+        self.size = 0  # up to the last whole item
         self._closing = threading.Event()
         self._syncing = threading.Thread(target=self._sync, daemon=True)
         self._syncing.start()
@@ -68,10 +68,16 @@ class Writer:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        return not self._closing.is_set()
+
     def close(self) -> None:
-        self._closing.set()
-        self._syncing.join()
-        os.close(self._file)
+        """May be called again."""
+        if self.is_open:
+            self._closing.set()
+            self._syncing.join()
+            os.close(self._file)
 
     def _sync(self) -> None:
         """Beside the run, which must not wait for a disk."""
@@ -220,9 +226,9 @@ class Writer:
                 left = left[os.write(self._file, left):]
         except OSError as error:
             with suppress(OSError):
-                os.ftruncate(self._file, self._size)
+                os.ftruncate(self._file, self.size)
             raise OSError(error.errno, os.strerror(error.errno or errno.EIO), self._path) from error
-        self._size += len(data)
+        self.size += len(data)
 
 
 def _symbol(name: str) -> bytes:

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 import click
 
 from tracer import __version__
+from tracer.cli.diff import diff
+from tracer.cli.export import export
 from tracer.cli.info import info
 from tracer.cli.lab import lab
 from tracer.cli.live import live
 from tracer.cli.ping import ping
+from tracer.cli.record import record
 from tracer.cli.replay import replay
 from tracer.errors import ExitStatus, UserError
 from tracer.render.alphabet import Alphabet
@@ -34,7 +37,10 @@ def commands(context: click.Context, in_lab: bool) -> None:
 
 commands.add_command(ping)
 commands.add_command(live)
+commands.add_command(record)
 commands.add_command(replay)
+commands.add_command(export)
+commands.add_command(diff)
 commands.add_command(info)
 commands.add_command(lab)
 

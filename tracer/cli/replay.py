@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from tracer.cli.options import journey_option
 from tracer.errors import ExitStatus, UserError
 from tracer.model.journey import Journey, Result
 from tracer.model.layout import Event
@@ -60,7 +61,7 @@ class Choice:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--filter", "expression", default="", metavar="EXPR", help="Only packets that matched this at first sight, an "
               "expression as tcpdump takes it.")
-@click.option("--journey", type=click.IntRange(min=1), metavar="N", help="Only journey N: `id` in JSON, frame.packet_id.")
+@journey_option
 @click.option("--container", metavar="NAME", help="Only journeys that were seen at this container.")
 @click.option("--drops", is_flag=True, help="Only journeys that ended in a drop.")
 @click.option("--tcp-problems", is_flag=True, help="Only TCP retransmissions and resets.")
@@ -85,6 +86,7 @@ def replay(file: str, verbose: bool, as_json: bool, expression: str, journey: in
         click.echo(listing())
         return ExitStatus.OK
     from tracer.capture.reader import Reader
+    from tracer.cli.output import live_renderer_for, renderer_for
 
     choice = Choice(journey, container, expression, drops, tcp_problems, count)
     choice.test()  # say what libpcap does not take before anything is shown
@@ -93,18 +95,19 @@ def replay(file: str, verbose: bool, as_json: bool, expression: str, journey: in
         items: Iterable[Item] = reader
         if factor := SPEEDS[speed]:
             items = paced(reader, factor)
-        return shown(items, lambda: reader.cut, file, choice, verbose, as_json)
+        return shown(items, lambda: reader.cut, file, choice, verbose, lambda live: live_renderer_for(
+            as_json, verbose) if live else renderer_for(as_json))
 
 
 def shown(items: Iterable[Item], cut: Callable[[], str | None], file: str, choice: Choice, verbose: bool,
-          as_json: bool) -> int:
-    """Tell a run's items. `cut` says afterwards why the file ended before the run did."""
+          renderer: Callable[[bool], Any]) -> int:
+    """Tell a run's items. `cut` says afterwards why the file ended before the run did. `renderer`: for live, or for ping."""
     telling: Telling | LiveTelling | None = None
     interrupted = False
     try:
         for item in items:
             if telling is None:
-                telling = _telling(item, choice, verbose, as_json)
+                telling = _telling(item, choice, verbose, renderer(isinstance(item, LiveBegin)))
             elif telling.enough and isinstance(item, Batch | Sweep | Sent | Tell):  # as the live command stops
                 telling.play(Finish())
                 return telling.status
@@ -119,17 +122,13 @@ def shown(items: Iterable[Item], cut: Callable[[], str | None], file: str, choic
     return ExitStatus.INTERRUPTED if interrupted or telling is None else telling.status
 
 
-def _telling(begin: Item, choice: Choice, verbose: bool, as_json: bool) -> Telling | LiveTelling:
-    from tracer.cli.output import live_renderer_for, renderer_for
-
+def _telling(begin: Item, choice: Choice, verbose: bool, renderer: Any) -> Telling | LiveTelling:
     chosen = choice.test()
     if isinstance(begin, LiveBegin):
         from tracer.cli.live_telling import LiveTelling, Shown
-        return LiveTelling(live_renderer_for(as_json, verbose),
-                           Shown(choice.drops, choice.tcp_problems, choice.count, chosen))
+        return LiveTelling(renderer, Shown(choice.drops, choice.tcp_problems, choice.count, chosen))
     from tracer.cli.telling import Telling
 
-    renderer = renderer_for(as_json)
     if choice == Choice():
         return Telling(renderer, verbose)
     from tracer.journey.problems import Problems

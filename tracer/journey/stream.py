@@ -60,7 +60,8 @@ class Stream(Teller):
 
     def _tell(self, track: Track) -> list[Journey]:
         told = super()._tell(track)
-        return told if track.begun > self._armed else [replace(journey, complete=False) for journey in told]
+        whole = track.begun > self._armed and track.events[0].first  # else a file of a recording begins amid it
+        return told if whole else [replace(journey, complete=False) for journey in told]
 
     def _concerns(self, track: Track) -> bool:
         """Namespaces of another engine, or another lab, are not of this network."""
