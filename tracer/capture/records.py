@@ -38,6 +38,11 @@ class Template(NamedTuple):
     head: int  # EVENT_HEAD; behind it the stack, then the tuples or a lookup's packet
 
 
+def begun(records: Records) -> int:
+    """How many packets were first seen here."""
+    return int(numpy.count_nonzero((records["first"] != 0) & (records["place"] != Place.ROUTE)))
+
+
 class RecordWriter(Writer):
     """A Writer of records. `stack_of` names the functions of a stack, `events` makes objects of records, `snaplen` is as
     cut() has it."""

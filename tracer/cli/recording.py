@@ -8,16 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
-
 from tracer import __version__
-from tracer.capture.records import RecordWriter
+from tracer.capture.records import RecordWriter, begun
 from tracer.capture.rotation import Names
 from tracer.cli.stopping import Stopping
 from tracer.cli.streaming import IDLE_S, POLL_MS, RING_BYTES, STATUS_S, Follower, Following
 from tracer.errors import ExitStatus
 from tracer.kernel.probes import Probes
-from tracer.model.layout import Place
 from tracer.model.report import LiveStart
 from tracer.model.run import Armed, Finish, Know, LiveBegin, Sweep
 from tracer.model.selection import Stream as Selection
@@ -111,7 +108,7 @@ class Recording(Follower):
             if len(records) or batch.lost:
                 self._events += len(records)
                 self._lost += batch.lost
-                self._packets += int(numpy.count_nonzero((records["first"] != 0) & (records["place"] != Place.ROUTE)))
+                self._packets += begun(records)
                 self._writer.records(records, batch)
             heard = watcher.heard
             if topology := watcher.poll():
