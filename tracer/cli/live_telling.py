@@ -104,7 +104,7 @@ class LiveTelling:
     def _show(self, journeys: list[Journey]) -> None:
         shown, topology = self._shown, self.assembler.topology
         if any(j.end.result is not Result.DELIVERED for j in journeys):
-            journeys = explain([owned(j, topology) for j in journeys], topology)
+            journeys = explain([owned(j, topology) for j in journeys], topology, delivered=False)
         for journey, branches in families(journeys):
             problem = self._problems.of(journey)
             if (shown.drops and not any(j.end.result is Result.DROPPED for j in (journey, *branches))) \

@@ -32,6 +32,8 @@ from tracer.topology.watcher import Watcher
 
 RING_BYTES = 1 << 23
 POLL_MS = 50
+ROUND_S = 0.02
+SWEEP_S = 0.05  # between two looks for journeys that are over
 STATUS_S = 0.25
 SILENCE_S = 3.0
 IDLE_S = 3.0  # without a match, until netfilter is left alone again
@@ -152,7 +154,7 @@ class Stream(Follower):
             listener(item)
 
     def _loop(self, probes: Probes, watcher: Watcher, stopping: Stopping) -> None:
-        begun = matched = shown = time.monotonic()
+        begun = matched = shown = swept = time.monotonic()
         spoken, following, rulesets = False, self._following, Rulesets()
         traced: tuple[Packet, ...] = ()
         armed = self._arm(probes)
@@ -175,7 +177,9 @@ class Stream(Follower):
             heard = watcher.heard  # before it is asked for the topology
             if topology := watcher.poll():
                 self._know(probes, topology)
-            self._play(Sweep(time.monotonic_ns(), heard))
+            if now - swept > SWEEP_S:
+                swept = now
+                self._play(Sweep(time.monotonic_ns(), heard))
             if now - shown > STATUS_S:
                 shown = now
                 watcher.met(self._telling.assembler.unknown())
@@ -187,6 +191,7 @@ class Stream(Follower):
             if not spoken and not self._telling.told and now - begun > SILENCE_S:
                 spoken = True
                 self._play(Silence(now - begun, _seen(probes)))
+            time.sleep(ROUND_S)  # many events at a time cost less
 
     def _arm(self, probes: Probes) -> bool:
         """Watch netfilter too."""

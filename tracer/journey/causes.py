@@ -123,14 +123,14 @@ def last_resort(check: Check) -> Check:
 
 
 def explain(journeys: Sequence[Journey], topology: Topology, silent: Collection[int] = (),
-            missing: tuple[Missing, ...] = ()) -> list[Journey]:
+            missing: tuple[Missing, ...] = (), delivered: bool = True) -> list[Journey]:
     """The journeys with their causes. They are those of a probe and the lookups of that time: evidence for each other.
 
-    `silent`: probes that are over and got no answer.
+    `silent`: probes that are over and got no answer. Without `delivered`, nothing is remarked on what was delivered.
     """
     others = tuple(journeys)
     return [replace(j, end=replace(j.end, causes=causes(Case(j, others, topology, j.seq in silent, missing))))
-            if j.kind not in BRANCHES else j for j in journeys]
+            if j.kind not in BRANCHES and (delivered or j.end.result is not Result.DELIVERED) else j for j in journeys]
 
 
 def causes(case: Case) -> tuple[Cause, ...]:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tracer.journey.ends import Seen
+from tracer.journey.headers import mac
 from tracer.journey.teller import About, Teller
+from tracer.journey.templates import Templates
 from tracer.journey.tracks import Track
 from tracer.model.journey import Journey
-from tracer.model.layout import Place
+from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.topology import LinkKey, Namespace, Topology
 
@@ -24,6 +26,8 @@ class Stream(Teller):
     def __init__(self, topology: Topology, machine: Callable[[], Machine]) -> None:
         super().__init__(topology, machine, chosen_rules=True)
         self._armed = 0
+        self._templates = Templates()
+        self._named: tuple[Topology | None, set[tuple[int, int]]] = (None, set())  # devices that have a name in it
         self._nameless: dict[LinkKey, int] = {}  # -> when it was first met, ns
 
     def armed(self, now: int) -> None:
@@ -55,7 +59,11 @@ class Stream(Teller):
         if heard is not None and heard < seen and now - seen < NAMING_NS:
             return True
         topology = self._at(track.begun)
-        keys = {LinkKey(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events}
+        if topology is not self._named[0]:
+            self._named = (topology, set())
+        met = {(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events}
+        keys = [LinkKey(*one) for one in met - self._named[1]]
+        self._named[1].update((key.netns, key.ifindex) for key in keys if _has_name(key, topology))
         return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in keys if not _has_name(key, topology))
 
     def _tell(self, track: Track) -> list[Journey]:
@@ -76,6 +84,24 @@ class Stream(Teller):
         tracked = [event.conntrack_info for event in track.events if event.place == Place.HOOK and event.conntrack]
         return About("reply" if any(info in REPLIES for info in tracked) else "request" if tracked else "packet")
 
+    def _journey(self, number: int, events: list[Event], routes: list[Event], track: Track, flooded: set[LinkKey],
+                 parent: int | None) -> Journey:
+        def read() -> Journey:
+            return super(Stream, self)._journey(number, events, routes, track, flooded, parent)
+
+        machine = self._machine()
+        if parent is not None or track.part or flooded or machine.untraced is not None:
+            return read()
+        context = (machine, self._tracks.topology, len(self._tracks.tracking))
+        also = (self._about(track).kind, *map(self._known_port, events))
+        return self._templates.journey(number, [*events, *routes], track, context, also, read)
+
+    def _known_port(self, event: Event) -> tuple[int, str] | None:
+        """Where a bridge knew the destination of a frame that it sent."""
+        link = self._tracks.topology.link(event.netns, event.ifindex) if event.place == Place.QUEUE else None
+        return self._tracks.port_of(event.netns, link.master, mac(event.ethernet[:6]), event.time) \
+            if link and link.master else None
+
     def _seen(self, about: About, netns: int, where: Namespace | None) -> Seen:
         return Seen("other", where=where)
 
@@ -89,12 +115,13 @@ def _has_name(key: LinkKey, topology: Topology) -> bool:
 
 
 def _is_over(track: Track, now: int) -> bool:
-    branches = (track, *track.copies)
-    quiet = now - max(branch.seen for branch in branches)
+    quiet = now - max([track.seen, *(copy.seen for copy in track.copies)])
     if quiet <= SETTLED_NS:
         return False
-    if all(branch.ended for branch in branches):
+    if track.ended and all(copy.ended for copy in track.copies):
         return True
+    if quiet <= TAKEN_NS:
+        return False
     last = track.events[-1]
     waits = last.place == Place.HOOK and HOOKS[last.hook] in ("output", "postrouting")  # for its neighbour's MAC
     return quiet > (NEIGHBOR_NS if waits else TAKEN_NS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from tracer.journey.headers import FRAGMENT, IPV4, IPV6, decode, mac
 from tracer.journey.routes import decides, makes_another, reroutes
@@ -68,7 +69,12 @@ def _goes_to(event: Event, lookup: Event) -> bool:
 
 def device_name(event: Event) -> str:
     """The device's name at the time of the event."""
-    return event.name.partition(b"\0")[0].decode(errors="replace")  # a renamed device leaves its old tail behind the NUL
+    return _text(event.name)
+
+
+@lru_cache(4096)
+def _text(name: bytes) -> str:
+    return name.partition(b"\0")[0].decode(errors="replace")  # a renamed device leaves its old tail behind the NUL
 
 
 def content(event: Event) -> tuple[int, bytes]:

@@ -43,6 +43,7 @@ LOOK_S = 0.2  # between two looks whether watched namespaces still live
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
+PLACE, DEPTH = Event._fields.index("place"), Event._fields.index("depth")
 STACKS = 4096  # different ones that are kept
 FRAME = struct.Struct("=Q")
 SAMPLE = struct.Struct("=H40s4s2x")  # struct sample of bpf/stream.h
@@ -256,12 +257,9 @@ class Probes:
         """Objects of these records: of a whole batch, or of what numpy made of it by an index, a slice or a mask."""
         found = []
         for *members, tail in RECORD.iter_unpack(records.tobytes()):
-            event = Event(*members)
-            if event.place == Place.HOOK:
-                event = Event._make((*members, (), tail[:TUPLES.size]))
-            elif event.depth:
-                event = Event._make((*members, self.stack_of(tail[:8 * event.depth]), b""))
-            found.append(event)
+            tuples = tail[:TUPLES.size] if members[PLACE] == Place.HOOK else b""
+            depth = 0 if tuples else members[DEPTH]
+            found.append(Event._make((*members, self.stack_of(tail[:8 * depth]) if depth else (), tuples)))
         return found
 
     def _start(self) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import TextIO
 from zlib import crc32
 
@@ -135,15 +136,18 @@ def _flow(journey: Journey) -> int | None:
     return crc32(repr((packet.proto, ends)).encode())
 
 
-def _flat(value: Rule | Table | Rewrite | RouteChoice | Packet | Direction) -> dict[str, object]:
+@lru_cache(4096)  # the same few tables, routes and entries stand at many hops
+def _flat(value: Rule | Table | Rewrite | RouteChoice | Direction) -> dict[str, object]:
     """As asdict(), which is slow, for what holds no other data class."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _packet(packet: Packet) -> dict[str, object]:
-    return _flat(packet) | {"quoted": _packet(packet.quoted) if packet.quoted else None}
+    return {name: getattr(packet, name) for name in packet.__slots__} | {
+        "quoted": _packet(packet.quoted) if packet.quoted else None}
 
 
+@lru_cache(4096)
 def _entry(entry: Entry) -> dict[str, object]:
     return {"original": _flat(entry.original), "reply": _flat(entry.reply)}
 
@@ -151,7 +155,7 @@ def _entry(entry: Entry) -> dict[str, object]:
 def _hop(hop: Hop) -> dict[str, object]:
     return {
         "t_ns": hop.t_ns, "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
-        "stage": hop.stage.value, "role": hop.role.value if hop.role else None,
+        "stage": hop.stage, "role": hop.role,  # both are strings
         "rules": [_flat(rule) for rule in hop.rules], "rules_unknown": hop.rules_unknown,
         "rewrite": _flat(hop.rewrite) if hop.rewrite else None, "route": _flat(hop.route) if hop.route else None,
         "detail": hop.detail, "bridge": hop.bridge,

@@ -1,0 +1,51 @@
+"""What is told by a template is what reading the events says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.recording import load
+from tracer.journey.stream import Stream
+from tracer.journey.templates import Templates
+from tracer.model.journey import Journey
+from tracer.model.layout import Event, Place
+from tracer.model.probes import Batch
+
+NAMES = ["one_bridge", "one_bridge_v6", "gateway", "from_host", "outside", "isolated", "published", "fragments", "ttl"]
+
+
+def told(name: str) -> list[list[Journey]]:
+    """The same packets four times, each time a second later and with other times between their hops."""
+    recording = load(name)
+    machine = recording.machine
+    stream = Stream(recording.topology, lambda: machine)
+    turns = []
+    for turn in range(4):
+        events = [later(event, turn, at) for at, event in enumerate(recording.events)]
+        stream.feed(Batch(events, 0))
+        turns.append([replace(journey, id=0) for journey in stream.take(events[-1].time + 10**10)])
+    return turns
+
+
+def later(event: Event, turn: int, at: int) -> Event:
+    return event._replace(time=event.time + turn * 10**9 + at * turn * 100,
+                          journey=event.journey + turn if event.journey or event.place != Place.ROUTE else 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_journeys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_template = told(name)
+    monkeypatch.setattr(Templates, "journey", lambda _self, _number, _events, _track, _context, _also, read: read())
+    assert by_template == told(name)
+    assert all(turn for turn in by_template)
+
+
+def test_templates_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    real = Templates.journey
+    monkeypatch.setattr(Templates, "journey", lambda self, number, events, track, context, also, read: real(
+        self, number, events, track, context, also, lambda: (reads.append(1), read())[1]))
+    turns = told("outside")
+    assert len(reads) < sum(len(turn) for turn in turns)
