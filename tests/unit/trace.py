@@ -11,8 +11,8 @@ from tracer.capture.writer import Writer
 from tracer.model.counters import CountedRule, Risen
 from tracer.model.journey import Table
 from tracer.model.probes import Batch, HookPoint, Machine, Missing, Trace
-from tracer.model.report import OnBridge, Place, Start
-from tracer.model.run import Answer, Begin, Finish, Item, Know, Sent, Sweep, Tell
+from tracer.model.report import LiveStart, OnBridge, Place, Seen, Start
+from tracer.model.run import Answer, Armed, Begin, Finish, Item, Know, LiveBegin, Pulse, Sent, Silence, Sweep, Tell
 
 TRACE = Trace(4026531840, 7, "ip", "filter", "FORWARD", "rule", "drop", 12, network=b"E\0\0T", text="-j DROP")
 RISEN = {4026531840: Risen(4026531840, (CountedRule("ip", "filter", "FORWARD", "-j DROP", "DROP", 1),),
@@ -78,3 +78,16 @@ def write(path: Path, run: Iterable[Item], force: bool = False) -> Path:
         for item in run:
             writer.play(item)
     return path
+
+
+def live_items(name: str = "one_bridge") -> list[Item]:
+    """The packets of a recorded run, as a run of live would have met them."""
+    begin, *rest = items(name)
+    assert isinstance(begin, Begin)
+    start = LiveStart("0.1.0", begin.machine.release, "icmp", ("kfree_skb",), begin.machine.missing)
+    batches = [item for item in rest if isinstance(item, Batch)]
+    found: list[Item] = [LiveBegin(start, begin.machine, begin.topology, begin.wall_ns), begin.machine,
+                         Armed(batches[0].events[0].time - 1), Know(begin.topology, None)]
+    for batch in batches:
+        found += [batch, Sweep(batch.events[-1].time, None), Pulse(0.5)]
+    return [*found, Silence(3.0, Seen(2, {"udp": 2})), Finish()]

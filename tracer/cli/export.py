@@ -69,7 +69,7 @@ def export(context: click.Context, file: str, kind: str, output: str | None, for
         else:
             from tracer.render.json_lines import JsonRenderer, LiveJsonRenderer
             renderers = JsonRenderer, LiveJsonRenderer
-        shown(reader, lambda: reader.cut, file, choice, True, lambda live: renderers[live](target))
+        shown(reader, lambda: reader.cut, file, choice, kind == "csv", lambda live: renderers[live](target))
     return ExitStatus.OK
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tracer.cli.telling import Telling
 
 LOOK_S = 0.1  # between two looks for more of a file
+WAIT_S = 3600.0  # at most, for what a file says is next: its times may be anything
 SPEEDS = {"1": 1.0, "10": 10.0, "max": None}
 
 
@@ -153,7 +154,7 @@ def paced(items: Iterable[Item], factor: float) -> Iterator[Item]:
         when = _when(item)
         if when is not None:
             first = when if first is None else first
-            time.sleep(max(begun + (when - first) / 1e9 / factor - time.monotonic(), 0))
+            time.sleep(min(max(begun + (when - first) / 1e9 / factor - time.monotonic(), 0), WAIT_S))
         yield item
 
 
