@@ -12,7 +12,7 @@ import pytest
 from tests.unit.recording import Recording, load
 from tracer.journey import causes as table, reasons
 from tracer.journey.causes import CAUSES, LAST_RESORTS, NAMES, REMARKS, explain, explain_failure
-from tracer.model.journey import Cause, End, Journey, Result, Rule, Stage
+from tracer.model.journey import Cause, End, Journey, Result, RouteChoice, Rule, Stage
 from tracer.model.layout import Place
 from tracer.model.probes import Missing
 from tracer.model.topology import (
@@ -437,6 +437,50 @@ def test_what_conntrack_calls_invalid() -> None:
     assert explain([request], run.topology, {1})[0].end.causes[0].name != "invalid_skips_nat"  # it was translated
     plain = replace(request, hops=tuple(replace(h, rewrite=None) for h in request.hops))
     assert "invalid_skips_nat" in [c.name for c in explain([plain], run.topology, {1})[0].end.causes]
+
+
+def test_what_is_not_tracked_is_not_translated() -> None:
+    run = Run("outside").without("reply").read("outside", routes=(
+        Route(ip_network("198.51.100.0/24"), None, 2, 254, "unicast", None, 0),))
+    notrack = rule("PREROUTING", "-A PREROUTING -i docker0 -j CT --notrack", "continue", table="raw")
+    run.journeys = [replace(run.subject, hops=tuple(
+        replace(h, rewrite=None, conntrack="UNTRACKED", rules=(notrack,)) if h.stage is Stage.PREROUTING else
+        replace(h, rewrite=None) for h in run.subject.hops))]
+    found = run.causes()[0]
+    assert found.name == "untracked_skips_nat" and f"raw/PREROUTING: {notrack.rule}" in found.evidence
+
+
+def test_addresses_that_two_have() -> None:
+    eth0 = Run("one_bridge").space("c1").by_name("eth0")
+    assert eth0
+    both = Run("one_bridge", "reply").link("c2", "eth0", addresses=eth0.addresses)
+    assert both.names(silent=False) == ["address_twice"]
+    lost = Run("one_bridge").without("reply").link("c2", "eth0", mac=eth0.mac)
+    assert "mac_twice" in lost.ended("host", Stage.L2_FORWARD, result=Result.UNKNOWN).names()
+
+
+def test_a_reply_by_the_same_bridge_takes_no_other_way() -> None:
+    """A port of the bridge and the bridge itself are one way."""
+    reply = Run("gateway", "reply")
+    assert {h.device for h in reply.subject.hops if h.node == "host"} != set()
+    assert reply.ended("c1", Stage.INGRESS, reason="TCP_OLD_DATA").names() == []
+
+
+def test_real_traffic_is_no_probe() -> None:
+    """What is told at the same time belongs to other flows."""
+    run = Run("outside")
+    case = table.Case(replace(run.subject, seq=None), tuple(replace(j, seq=None) for j in run.journeys), run.topology, False)
+    assert (case.replies, case.of_kind("request")) == ([], [])
+
+
+def test_a_lookup_that_fails_though_there_is_a_row() -> None:
+    run = Run("outside")
+    failed = tuple(replace(h, route=RouteChoice("local", None, None, None, None, None), detail="no route to 203.0.113.1")
+                   if h.route and h.node == "host" else h for h in run.subject.hops)
+    run.journeys = [replace(run.subject, hops=failed)]
+    run.ended("host", Stage.ROUTE, reason="IP_INNOROUTES")
+    (found,) = run.causes()
+    assert (found.name, found.mend, "row of `ip rule`" in found.sentence) == ("no_route", "ip rule", True)
 
 
 # the table itself --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.unit.recording import Recording, load
@@ -245,3 +247,13 @@ def test_what_is_kept_does_not_grow_with_the_number_of_probes() -> None:
     assert not tracks.live
     assert not assembler._answered - {2}
     assert max(map(len, (tracks._told, tracks._devices, tracks._learned, tracks._lookups))) <= 4096
+
+
+def test_an_arp_request_for_another_mac_is_passed_over() -> None:
+    """A neighbour's stale entry is asked for at its old MAC, and a bridge that does not know it floods the question."""
+    recording, _ = told("arp")
+    unicast = [e._replace(ethernet=bytes.fromhex("024200000099") + e.ethernet[6:])
+               if any(e.ethernet) and e.ethernet[0] & 1 else e for e in recording.events]
+    request = next(j for j in replace(recording, events=unicast).journeys() if j.kind == "request")
+    assert (request.end.result, request.end.inferred) == (Result.DROPPED, True)
+    assert "its frame is for 02:42:00:00:00:99" in request.end.detail

@@ -205,7 +205,8 @@ class Case:
     # the others --------------------------------------------------------------------------------------------------------
 
     def of_kind(self, kind: str) -> list[Journey]:
-        return [j for j in self.others if j.kind == kind and j.seq == self.journey.seq]
+        """Of the same probe. Real traffic has none, and what was told at the same time may belong to another flow."""
+        return [j for j in self.others if j.kind == kind and j.seq == self.journey.seq is not None]
 
     @property
     def replies(self) -> list[Journey]:

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_interface
 
 from tracer.journey.case import Case, parsed, rows
@@ -56,6 +57,8 @@ NAMES = {
     "neighbor_elsewhere": "the address is on another bridge than the one that was asked",
     "neighbor_does_not_answer": "the owner of the address got the question and did not answer",
     "nobody_has_address": "nobody answers for the address",
+    "address_twice": "two on one bridge have the same IP address",
+    "mac_twice": "two on one bridge have the same MAC address",
     "wrong_mac": "the sender's neighbour table has a MAC that is not the owner's",
     # bridge and devices
     "bridge_down": "the bridge is down",
@@ -87,6 +90,7 @@ NAMES = {
     "source_not_translated": "it left with a private source address: MASQUERADE is missing",
     "no_way_back": "the destination has no route to the source",
     "reply_other_way": "the reply took another way than the request",
+    "untracked_skips_nat": "a rule exempts it from connection tracking, and so from NAT",
     "invalid_skips_nat": "conntrack calls it INVALID, and NAT leaves it alone",
     "program_silent": "a program took it and sent nothing back",
     "beyond_this_host": "it left this host, and nothing came back",
@@ -381,7 +385,24 @@ def chain_policy(case: Case) -> Found:
 
 @cause
 def docker_rules_missing(case: Case) -> Found:
-    return _not_translated(case) if case.dropped or case.silent else None
+    return _not_translated(case) if (case.dropped or case.silent) and not _untracked(case) else None
+
+
+def _untracked(case: Case) -> bool:
+    """NAT is a matter of connections: it leaves alone what connection tracking does not follow."""
+    return any(h.conntrack == "UNTRACKED" for h in case.journey.hops)
+
+
+@cause
+def untracked_skips_nat(case: Case) -> Found:
+    if not _untracked(case) or not ((case.dropped and _not_translated(case)) or _private_source(case)):
+        return None
+    hop = next(h for h in case.journey.hops if h.conntrack == "UNTRACKED")
+    where = case.topology.namespaces[hop.netns]
+    rule = next((r for h in case.journey.hops for r in h.rules if "notrack" in (r.rule or "").lower()), None)
+    return (f"A rule of {case.name(where)} exempts it from connection tracking (NOTRACK), and so from NAT, which left "
+            "its addresses as they were.", (f"conntrack UNTRACKED at {hop.stage.value} of {hop.node}", *_text(rule)),
+            "look for NOTRACK in `iptables-save -t raw` and `nft list ruleset`")
 
 
 def _not_translated(case: Case) -> Found:
@@ -638,14 +659,19 @@ def no_route(case: Case) -> Found:
         return None
     if route.kind in ("local", "unicast", "blackhole", "prohibit", "unreachable") or not _failed(case.route_hop):
         return None
+    goal, six = parsed(case.packet.dst), "-6 " if case.version == 6 else ""
+    seen = case.route_hop.detail if case.route_hop else ""
+    if goal and (row := next(iter(rows(space, goal)), None)) and row.kind == "unicast":
+        return (f"{case.name(space)} found no route to {goal}, though its tables have {_prefix(str(row.destination))}: a "
+                "row of `ip rule` ends the lookup before, or the next hop is down.", [seen],
+                case.run(space, f"ip {six}rule"))
     down = [link.name for link in space.links.values() if not link.up and any(
-        (goal := parsed(case.packet.dst)) and goal in i.network for i in link.addresses)]
+        goal and goal in i.network for i in link.addresses)]
     return (f"{case.name(space)} has no route to {case.packet.dst}" + (
         f": {down[0]}, whose subnet it is in, is down." if down else "."),
-            [case.route_hop.detail if case.route_hop else "",
-             *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")],
+            [seen, *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")],
             case.run(space, "ip link set {} up", down[0]) if down else
-            case.run(space, f"ip {'-6 ' if case.version == 6 else ''}route add {case.packet.dst} via GATEWAY"))
+            case.run(space, f"ip {six}route add {case.packet.dst} via GATEWAY"))
 
 
 def _failed(hop: Hop | None) -> bool:
@@ -807,6 +833,50 @@ def wrong_mac(case: Case) -> Found:
     return (f"{case.name(source)} sends it to the MAC {row.mac}, which no device known has: its neighbour table says that "
             f"this is {hop}, while {whose}.", [f"{hop} lladdr {row.mac} {row.state} (ip neigh of {case.name(source)})"],
             case.run(source, "ip neigh del {} dev {}", hop, device.name))
+
+
+def _double(case: Case, side: tuple[Namespace, Link], same: Callable[[Link], bool]) -> tuple[Namespace, str] | None:
+    """Another on its bridge that has a device like it, and the bridge's name."""
+    on = case.bridge_of(*side)
+    return next(((namespace, on[1].name) for namespace in case.topology.namespaces.values() for link in
+                 namespace.links.values() if link is not side[1] and same(link) and on and
+                 (other := case.bridge_of(namespace, link)) and other[1] is on[1]), None)
+
+
+def _has_mac(mac: str, link: Link) -> bool:
+    return link.mac == mac
+
+
+@cause
+def mac_twice(case: Case) -> Found:
+    if case.rule or not (_switching(case) or (case.silent and not case.dropped)):
+        return None
+    for namespace, own in _sides(case):
+        found = _double(case, (namespace, own), partial(_has_mac, own.mac)) if own.mac else None
+        if found:
+            names = case.name(namespace), case.name(found[0])
+            return (f"{names[0]} and {names[1]} have the same MAC {own.mac} on {found[1]}, which looks for it behind one "
+                    "port at a time: what is for one goes to the other, or nowhere.",
+                    [f"{name} has {own.mac} (ip link)" for name in names],
+                    "create one of them anew with another --mac-address, or without")
+    return None
+
+
+@remark
+@cause
+def address_twice(case: Case) -> Found:
+    goal = parsed(case.packet.dst)
+    having = case.space if case.space and case.space.has(case.packet.dst) else case.target
+    own = having.owner_of(goal) if having and goal else None
+    if case.rule or not (case.delivered or case.silent) or having is None or own is None:
+        return None
+    found = _double(case, (having, own), lambda link: any(i.ip == goal for i in link.addresses))
+    if found is None:
+        return None
+    names = case.name(having), case.name(found[0])
+    return (f"{names[0]} and {names[1]} have the same address {goal} on {found[1]}: who answers the question for its MAC "
+            "first gets the packets.", [f"{name} has {goal} (ip address)" for name in names],
+            "give one of them another address")
 
 
 # neighbours -------------------------------------------------------------------------------------------------------------
@@ -1059,6 +1129,10 @@ def container_paused(case: Case) -> Found:
 
 @cause
 def source_not_translated(case: Case) -> Found:
+    return None if _untracked(case) else _private_source(case)
+
+
+def _private_source(case: Case) -> Found:
     host, source = case.host, parsed(case.packet.src)
     arrived = case.delivered or case.journey.end.result is Result.LEFT
     if not (case.silent and case.request and arrived and host and source and source.is_private) or case.replies:
@@ -1087,7 +1161,7 @@ def source_not_translated(case: Case) -> Found:
 @cause
 def no_way_back(case: Case) -> Found:
     target = case.space
-    if not _unreplied(case) or target is None or not case.no_way(target, case.packet.src) or source_not_translated(case):
+    if not _unreplied(case) or target is None or not case.no_way(target, case.packet.src) or _private_source(case):
         return None
     six, goal = "-6 " if case.version == 6 else "", parsed(case.packet.src)
     gateway = next((str(i.ip) for link in target.links.values() if (on := case.bridge_of(target, link))
@@ -1117,7 +1191,7 @@ def reply_other_way(case: Case) -> Found:
     here = case.journey.hops[0].netns if case.journey.hops else 0
     came = next((h for h in reversed(request.hops) if h.netns == here and h.stage is Stage.INGRESS), None)
     went = next((h for h in case.journey.hops if h.netns == here and h.stage is Stage.EGRESS), None)
-    if came is None or went is None or came.device == went.device:
+    if came is None or went is None or (came.bridge or came.device) == (went.bridge or went.device):
         return None
     route = next((h.detail for h in case.journey.hops if h.route and h.netns == here), "")
     return (f"{went.node} got the request by {came.device} and answers by {went.device}: who asked, and what translates "
@@ -1161,7 +1235,8 @@ def not_observed(case: Case) -> Found:
 
 @remark
 def untranslated(case: Case) -> Found:
-    return _not_translated(case) if case.journey.end.result in (Result.DELIVERED, Result.RELAYED) else None
+    arrived = case.journey.end.result in (Result.DELIVERED, Result.RELAYED)
+    return _not_translated(case) if arrived and not _untracked(case) else None
 
 
 @remark

@@ -72,6 +72,9 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     if receiver and arrived and echoed:
         return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took, inferred=True,
                    detail=f"{receiver} echo reply; that a program took a copy is concluded, since one had asked")
+    if receiver == "ARP" and hops and (mac := _for_another(last, topology)):  # arp_rcv() does not call that a drop
+        return End(Result.DROPPED, node, device, stage, t_ns=took, function=where, inferred=True,
+                   detail=f"passed over: concluded, since its frame is for {mac}, which is not {device}'s MAC")
     if receiver and arrived and (last.place == Place.CONSUME or taken):
         if receiver in KEEPERS and hops:
             took = hops[-1].t_ns
@@ -115,6 +118,13 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     waits = last.place == Place.HOOK and stage is Stage.POSTROUTING
     said = "no device had it yet: so the kernel holds a packet while it asks for the next hop's MAC" if waits else ""
     return End(Result.UNKNOWN, node, device, stage, detail=said)
+
+
+def _for_another(event: Event, topology: Topology) -> str | None:
+    """The MAC that its frame is for, where that is neither a group's nor the device's own."""
+    link, mac = topology.link(event.netns, event.ifindex), event.ethernet[:6]
+    name = mac.hex(":")
+    return name if link and link.mac and link.mac != name and any(mac) and not mac[0] & 1 else None
 
 
 def _is_echo_reply(event: Event) -> bool:

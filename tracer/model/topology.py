@@ -280,9 +280,10 @@ class Topology:
 
     @cached_property
     def _owners(self) -> dict[str, int]:
-        """The first of several counts."""
+        """The first of several counts: the host, what hangs on its devices, and others."""
         found: dict[str, int] = {}
-        for namespace in self.namespaces.values():
+        for namespace in sorted(self.namespaces.values(), key=lambda n: (n.inode != self.host, not any(
+                link.peer and link.peer.netns == self.host for link in n.links.values()))):
             for address in namespace._own:
                 found.setdefault(address, namespace.inode)
         return found
