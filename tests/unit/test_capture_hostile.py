@@ -75,7 +75,8 @@ def test_any_bytes(data: bytes) -> None:
 
 
 @THOROUGH
-@given(st.sampled_from(["every_kind", "isolated", "live"]), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9)), max_size=6),
+@given(st.sampled_from(["every_kind", "isolated", "live"]),
+       st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9)), max_size=6),
        st.floats(0.5, 1), st.sampled_from(["-v", "--json"]))
 def test_a_trace_with_bytes_changed(name: str, edits: list[tuple[float, bytes]], length: float, option: str) -> None:
     data = bytearray(sample(name))
