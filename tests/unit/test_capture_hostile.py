@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from tests.unit.trace import every_kind, items, write
+from tests.unit.trace import every_kind, items, live_items, write
 from tracer.capture import layout, pcapng
 from tracer.capture.plain import from_json, plain, to_json, typed
 from tracer.capture.reader import ITEMS, Reader
@@ -38,7 +38,8 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
 @cache
 def sample(name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        return write(Path(folder, "run.pcapng"), every_kind() if name == "every_kind" else items(name)).read_bytes()
+        run = every_kind() if name == "every_kind" else live_items() if name == "live" else items(name)
+        return write(Path(folder, "run.pcapng"), run).read_bytes()
 
 
 @cache
@@ -74,7 +75,8 @@ def test_any_bytes(data: bytes) -> None:
 
 
 @THOROUGH
-@given(st.sampled_from(["every_kind", "isolated"]), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9)), max_size=6),
+@given(st.sampled_from(["every_kind", "isolated", "live"]),
+       st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9)), max_size=6),
        st.floats(0.5, 1), st.sampled_from(["-v", "--json"]))
 def test_a_trace_with_bytes_changed(name: str, edits: list[tuple[float, bytes]], length: float, option: str) -> None:
     data = bytearray(sample(name))
@@ -96,6 +98,7 @@ def test_any_blocks_behind_a_beginning(found: list[tuple[int, bytes]]) -> None:
 def test_any_item(name: str, value: Any) -> None:
     item = statistics(layout.ITEM, to_json([name, value]))
     replayed(beginning("isolated") + item)
+    replayed(beginning("live") + item)
     replayed(beginning("isolated", 1) + item)  # the section alone
 
 
@@ -104,7 +107,9 @@ def test_any_item(name: str, value: Any) -> None:
 def test_any_event(value: bytes, frame: bytes, letter: int) -> None:
     option = (pcapng.CUSTOM, layout.PREFIX + bytes((letter,)) + value)
     batch = statistics(layout.ITEM, b'["Batch",{"lost":0}]')
-    replayed(beginning("isolated", -3) + pcapng.packet(0, 0, frame, len(frame), [option]) + batch, "-v")
+    for name in "isolated", "live":
+        data = beginning(name, -3) + pcapng.packet(0, 0, frame, len(frame), [option]) + batch
+        replayed(data, "-v", "--filter", "ip or arp")
 
 
 @pytest.mark.parametrize("text", [

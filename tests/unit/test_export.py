@@ -101,6 +101,15 @@ def test_each_packet_once(path: str, tmp_path: Path, capsys: Out) -> None:
     assert "exists" in err(capsys, "export", path, "--to", "csv", "-o", str(target))
 
 
+def test_a_damaged_file_gives_what_is_whole(path: str, tmp_path: Path, capsys: Out) -> None:
+    data = Path(path).read_bytes()
+    for cut in range(0, len(data), 997):
+        (tmp_path / "cut").write_bytes(data[:cut] + b"\xff" * 64)
+        for kind in "plain-pcap", "csv", "mermaid":
+            assert main(["export", str(tmp_path / "cut"), "--to", kind, "-o", str(tmp_path / "out"), "--force"]) in (0, 2)
+    capsys.readouterr()
+
+
 def test_no_difference(path: str, capsys: Out) -> None:
     assert "no difference" in said(capsys, "diff", path, path)
 

@@ -83,7 +83,8 @@ def test_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace("not observed", "unseen").splitlines())
     assert said["what"].startswith("dnettrace trace, format 1, by dnettrace 0.1.0, ")
     assert (said["run"], said["lost"], said["unseen"]) == (
-        "icmp from c1 (172.17.0.2) to c2 (172.17.0.3), 3 sent", "3 events", "netfilter (no links)")
+        "icmp from c1 (172.17.0.2) to c2 (172.17.0.3), 3 sent",
+        "3 events; under load down to 25.00% of the packets were followed, whole", "netfilter (no links)")
     assert (said["holds"], said["whole"]) == ("76 frames at 24 places", "yes")
 
 

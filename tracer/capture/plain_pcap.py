@@ -18,10 +18,26 @@ PLACES = 1 << 16
 def write(source: BinaryIO, path: str, target: BinaryIO, at: str | None) -> int:
     """Frames of the place `at`, an interface's name ("c1/eth0 egress"), or of where each packet was first seen. Returns
     their number. UserError where no such place is there."""
-    names: list[str] = []
-    highest = count = 0
     target.write(struct.pack("=IHHiIII", MAGIC_NS, 2, 4, 0, 0, SNAPLEN, pcapng.ETHERNET))
-    for block in _whole(pcapng.blocks(source), path):
+    names: list[str] = []
+    count = 0
+    try:
+        for record in _records(pcapng.blocks(source), path, at, names):
+            target.write(record)
+            count += 1
+    except Malformed as error:
+        if not names:
+            raise UserError(f"{path} is no pcapng file: {error}.") from None
+    if at is not None and at not in names:
+        there = ", ".join(repr(name) for name in names[1:9])
+        raise UserError(f"{path} has no place {at!r}: it has {there}{', ...' if len(names) > 9 else ''}.")
+    return count
+
+
+def _records(blocks: Iterator[Block], path: str, at: str | None, names: list[str]) -> Iterator[bytes]:
+    """The chosen frames as pcap has them. `names` gets those of the interfaces."""
+    highest = 0
+    for block in blocks:
         if block.kind == pcapng.INTERFACE:
             names.append(_name(block))
             if len(names) > PLACES:
@@ -37,24 +53,7 @@ def write(source: BinaryIO, path: str, target: BinaryIO, at: str | None) -> int:
             elif number >= len(names) or names[number] != at:
                 continue
             (original,) = struct.unpack_from(f"{block.order}I", block.body, 16)
-            target.write(struct.pack("=IIII", time // 10**9 & 0xFFFFFFFF, time % 10**9, len(frame), original) + frame)
-            count += 1
-    if at is not None and at not in names:
-        there = ", ".join(repr(name) for name in names[1:9])
-        raise UserError(f"{path} has no place {at!r}: it has {there}{', ...' if len(names) > 9 else ''}.")
-    return count
-
-
-def _whole(blocks: Iterator[Block], path: str) -> Iterator[Block]:
-    """Up to where the file is cut."""
-    first = True
-    try:
-        for block in blocks:
-            yield block
-            first = False
-    except Malformed as error:
-        if first:
-            raise UserError(f"{path} is no pcapng file: {error}.") from None
+            yield struct.pack("=IIII", time // 10**9 & 0xFFFFFFFF, time % 10**9, len(frame), original) + frame
 
 
 def _name(block: Block) -> str:

@@ -24,6 +24,7 @@ from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
 BATCH_EVENTS = 1 << 18
+STACKS = 1 << 12  # stacks that are remembered
 PART_COST = 64  # bytes that a part takes, however short
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
@@ -62,6 +63,7 @@ class Reader:
         self.cut: str | None = None
         self.version = layout.VERSION
         self._symbols: list[str] = []
+        self._stacks: dict[bytes, tuple[str, ...]] = {}  # by the numbers of their symbols
         self._events: list[Event] = []  # of the batch at hand
         self._parts: list[bytes] = []  # of the item at hand
         self._parts_bytes = 0
@@ -150,9 +152,7 @@ class Reader:
         head = layout.EVENT_HEAD.unpack_from(value)
         (count,) = layout.FRAME_COUNT.unpack_from(value, size)
         behind = size + layout.FRAME_COUNT.size + 2 * count
-        symbols, unknown = self._symbols, "?"
-        stack = tuple(symbols[number] if number < len(symbols) else unknown for number in
-                      struct.unpack_from(f"={count}H", value, behind - 2 * count))
+        stack = self._stack(value[behind - 2 * count:behind], count)
         event = Event._make((*head, packet.ljust(PACKET_BYTES, b"\0")[:PACKET_BYTES], bytes(6), stack, value[behind:]))
         if not (event.place < len(Place) and event.hook < len(HOOKS) and event.captured <= PACKET_BYTES
                 and count <= STACK_DEPTH and len(event.tuples) in (0, TUPLES.size)):
@@ -160,6 +160,16 @@ class Reader:
         if len(self._events) == BATCH_EVENTS:
             raise ValueError(f"more than {BATCH_EVENTS} events at a time")
         self._events.append(event)
+
+    def _stack(self, numbers: bytes, count: int) -> tuple[str, ...]:
+        stack = self._stacks.get(numbers)
+        if stack is None:
+            symbols = self._symbols
+            each = struct.unpack(f"={count}H", numbers)
+            stack = tuple(symbols[number] if number < len(symbols) else "?" for number in each)
+            if len(self._stacks) < STACKS and "?" not in stack:  # else its symbols may yet come
+                self._stacks[numbers] = stack
+        return stack
 
     def _item(self, data: bytes) -> Item:
         match from_json(_unpacked(data)):

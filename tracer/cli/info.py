@@ -19,6 +19,7 @@ def info(file: str) -> None:
     from tracer.render.alphabet import Alphabet
 
     sent = lost = 0
+    share = 1.0
     with opened(file) as stream:
         reader = Reader(stream, file, events=False)
         for item in reader:
@@ -30,6 +31,7 @@ def info(file: str) -> None:
                 topology = item.topology
             elif isinstance(item, Batch):
                 lost += item.lost
+                share = min(share, item.share)
             elif isinstance(item, Sent):
                 sent += 1
         size = stream.tell()
@@ -43,7 +45,8 @@ def info(file: str) -> None:
             f"{begin.selection.transport} from {begin.start.source.name} ({begin.start.source.address}) to "
             f"{begin.start.destination.name} ({begin.start.destination.address}), {sent} sent"),
         ("holds", f"{counts.packets:,} frames at {max(counts.interfaces - 1, 0)} places"),
-        ("lost", f"{lost:,} events" if lost else "no event"),
+        ("lost", (f"{lost:,} events" if lost else "no event")
+         + (f"; under load down to {share:.2%} of the packets were followed, whole" if share < 1 else "")),
         ("not observed", missing or "–"),
         ("containers", ", ".join(container.name for container in topology.containers) or "–"),
         ("networks", ", ".join(network.name for network in topology.networks) or "–"),

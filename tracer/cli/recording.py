@@ -52,6 +52,7 @@ class Recording(Follower):
 
     def run(self) -> ExitStatus:
         """Until it is enough: Ctrl-C, the count or the time."""
+        self._share = 1.0  # the least
         self._events = self._packets = self._lost = self._bytes = self._files = 0
         self._names = Names(self._plan.path, self._plan.keep, self._plan.force) if self._rotates() else None
         with ExitStack() as stack:
@@ -108,6 +109,7 @@ class Recording(Follower):
             if len(records) or batch.lost:
                 self._events += len(records)
                 self._lost += batch.lost
+                self._share = min(self._share, batch.share)
                 self._packets += begun(records)
                 self._writer.records(records, batch)
             heard = watcher.heard
@@ -165,7 +167,8 @@ class Recording(Follower):
     def _line(self) -> str:
         size = self._bytes + (self._writer.size if self._writer.is_open else 0)
         lost = f"{self._lost:,} lost" if self._lost else "none lost"
-        return f"{self._events:,} events of {self._packets:,} packets, {lost}, {size / 1e6:,.1f} MB"
+        part = f", down to {self._share:.2%} of the packets followed under load" if self._share < 1 else ""
+        return f"{self._events:,} events of {self._packets:,} packets, {lost}{part}, {size / 1e6:,.1f} MB"
 
     def _say_all(self) -> None:
         files = f"{self._path}" if self._files == 1 else f"{self._files} files, the last one {self._path}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import ip_address
 
 from tracer.journey.headers import is_question
@@ -244,6 +244,7 @@ def rows(namespace: Namespace, address: Address) -> list[Route]:
     return sorted(found, key=lambda row: (row.table != 255, -row.destination.prefixlen, row.metric))
 
 
+@lru_cache(4096)
 def parsed(address: str) -> Address | None:
     try:
         return ip_address(address)

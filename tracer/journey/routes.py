@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 
 from tracer.journey.stack import own_frames
@@ -43,11 +44,16 @@ class Lookup:
 
 
 def parse(event: Event) -> Lookup:
-    size = 4 if event.protocol == _IPV4 else 16
-    source, destination, gateway = (ip_address(event.packet[at:at + size]) for at in (0, 16, 32))
-    table, error, in_ifindex, gateway_family = _NUMBERS.unpack_from(event.packet, 48)
+    return _parse(event.protocol, event.packet)
+
+
+@lru_cache(4096)  # the packets of a connection ask the same
+def _parse(protocol: int, packet: bytes) -> Lookup:
+    size = 4 if protocol == _IPV4 else 16
+    source, destination, gateway = (ip_address(packet[at:at + size]) for at in (0, 16, 32))
+    table, error, in_ifindex, gateway_family = _NUMBERS.unpack_from(packet, 48)
     if gateway_family and gateway_family != (2 if size == 4 else 10):  # a gateway of the other family: RFC 5549
-        gateway = ip_address(event.packet[32:32 + (16 if size == 4 else 4)])
+        gateway = ip_address(packet[32:32 + (16 if size == 4 else 4)])
     return Lookup(None if source.is_unspecified else source, destination, gateway if gateway_family else None, table, error,
                   in_ifindex)
 
