@@ -172,7 +172,7 @@ def test_tcp_problems_are_resets_and_what_is_sent_again(live: Callable[..., Any]
     with live("--tcp-problems") as told:
         in_namespace(inside(engine, "c1"), refused)
         in_namespace(inside(engine, "c1"), lambda: socket.create_connection(("172.17.0.3", 80), 5).close())
-    assert [(j["source"], j["packet"]["tcp_flags"]) for j in told.journeys] == [("c2", "RST ACK")]
+    assert [(j["source"], j["packet"]["tcp_flags"], j["problem"]) for j in told.journeys] == [("c2", "RST ACK", "reset")]
 
 
 def test_silence_says_what_passed(live: Callable[..., Any], engine: Engine) -> None:

@@ -39,7 +39,7 @@ def test_journey() -> None:
         "end": {"result": "delivered", "node": "c2", "device": "eth0", "reason": None, "rule": None, "cause": None,
                 "mend": None, "causes": [], "stage": None, "detail": "", "function": None},
         "complete": True, "lost_events": 0, "kind": "request", "parent": None, "source": "c1", "target": "c2",
-        "wall_ns": 1_700_000_000_000_000_000, "duration_ns": 47000}
+        "wall_ns": 1_700_000_000_000_000_000, "duration_ns": 47000, "problem": None}
     assert {name: packet[name] for name in ("family", "proto", "src", "dst", "sport", "dport", "length", "icmp_type",
                                             "icmp_id", "icmp_seq")} == {
         "family": 4, "proto": "icmp", "src": "172.17.0.2", "dst": "172.17.0.3", "sport": None, "dport": None,

@@ -119,7 +119,7 @@ class LiveTelling:
             self._dropped += journey.end.result is Result.DROPPED
             for one in (journey, *branches):
                 self._flows.add(one)
-            self._renderer.journey(journey, branches)
+            self._renderer.journey(replace(journey, problem=problem) if problem else journey, branches)
 
     def _status(self) -> LiveStatus:
         self._lately.append((self._seconds, self.told))

@@ -33,7 +33,7 @@ class _Template:
             end = replace(end, t_ns=times[self.ended] - begun)
         hops = tuple([Hop(times[at] - begun, *rest) for at, rest in self.hops])
         return Journey(number, track.packet, hops, end, like.kind, like.seq, like.source, like.target, like.parent,
-                       like.wall_ns + begun - self.first, track.lost, track.lost == 0, frame(track.events[0]))
+                       like.wall_ns + begun - self.first, track.lost, track.lost == 0, frame=frame(track.events[0]))
 
 
 class Templates:

@@ -214,6 +214,7 @@ class Journey:
     wall_ns: int = 0  # time of the first hop, ns since the epoch
     lost_events: int = 0  # events that the ring buffer refused while this journey ran
     complete: bool = True  # False: a hop may be missing
+    problem: str | None = None  # of a TCP connection, that this packet shows: "reset", "retransmission"
     frame: bytes = b""  # the packet at first sight, from its Ethernet header on, as far as it was captured
 
     @property

@@ -119,7 +119,7 @@ def _journey(journey: Journey) -> dict[str, object]:
                 "function": end.function},
         "complete": journey.complete, "lost_events": journey.lost_events, "kind": journey.kind,
         "parent": journey.parent, "source": journey.source, "target": journey.target, "wall_ns": journey.wall_ns,
-        "duration_ns": journey.duration_ns,
+        "duration_ns": journey.duration_ns, "problem": journey.problem,
     }
 
 

@@ -124,7 +124,8 @@ def ends(journey: Journey) -> tuple[str, str]:
 def _head(journey: Journey) -> list[Piece]:
     source, target = ends(journey)
     return [(source, NAME), (" → ", ""), (target, NAME),
-            (f" {packet_name(journey.packet)}{words.KINDS.get(journey.kind, '')}", "")]
+            (f" {packet_name(journey.packet)}{words.KINDS.get(journey.kind, '')}", ""),
+            *([(f" ({journey.problem})", WARNING)] if journey.problem == "retransmission" else [])]
 
 
 @dataclass(slots=True)
