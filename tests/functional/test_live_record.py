@@ -82,9 +82,10 @@ def test_record_tells_nothing_and_replay_everything(traced: Traced, dnettrace: D
     assert done.stdout.count("\n") == 1 and "none lost" in done.stdout and str(path) in done.stdout
     assert path.stat().st_mode & 0o777 == 0o600
     echo = [row for row in rows(dnettrace, str(path), "--filter", "icmp[icmptype] = icmp-echo and dst host 172.17.0.3")
-            if row["kind"] not in ("copy", "part")]
+            if row["kind"] not in ("copy", "part") and row["source"] == "c1"]  # others have such addresses too
     assert [row["end"]["result"] for row in echo] == ["delivered"] * 3
-    assert all(row["complete"] and row["source"] == "c1" and row["target"] == "c2" for row in echo)
+    assert [(row["source"], row["target"], row["lost_events"]) for row in echo] == [("c1", "c2", 0)] * 3
+    assert echo[-1]["complete"]  # at first, on a busy machine, netfilter may not be watched in c2 yet
     assert len({hop["stage"] for hop in echo[0]["hops"]}) > 4
     assert b"secret" not in path.read_bytes()
     again = traced("record", "-w", str(path))
