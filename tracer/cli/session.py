@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from tracer import __version__
 from tracer.cli.output import renderer_for
+from tracer.cli.stopping import Stopping
 from tracer.cli.telling import Telling
 from tracer.errors import ExitStatus, UserError
 from tracer.kernel.probes import Probes, require_root
@@ -71,7 +71,7 @@ class Session:
         self._rulesets = Rulesets()
         self._sender: Address | None = None  # the address that the kernel sends from; None without a route
         self._counters = LegacyCounters() if plan.rules else None
-        self._interrupted = False
+        self._stopping = Stopping()
         self._looked = 0.0
         self._named: set[int] = set()  # namespaces that were found on the way
         self._puzzles: dict[LinkKey, float] = {}  # devices that nobody knew -> when they were first met, monotonic s
@@ -112,13 +112,13 @@ class Session:
                     Writer(self._plan.record, self._plan.force, self._telling.number)).play)
             self._play(Begin(self._start(topology, probes), selection, self._plan.timeout, probes.machine, topology,
                              self._source.netns, self._target(), time.time_ns()))
-            with self._interruptible():
+            with self._stopping:
                 self._loop(probes, prober)
             for seq in sorted(self._waiting):
                 self._tell(seq, probes)
             self._play(probes.machine)
             self._play(Finish())
-        return ExitStatus.INTERRUPTED if self._interrupted else self._telling.status
+        return ExitStatus.INTERRUPTED if self._stopping.asked else self._telling.status
 
     def _play(self, item: Item) -> None:
         for listener in self._listeners:
@@ -161,25 +161,12 @@ class Session:
         from tracer.traffic.echo import Pinger
         return Pinger(path, address, selection.token, size=plan.size, ttl=plan.ttl)
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop at its next turn: as an exception, they would tear a journey from the output."""
-        def stop(_signal: int, _frame: object) -> None:
-            self._interrupted = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _loop(self, probes: Probes, prober: Prober) -> None:
         assembler = self._telling.assembler
         seq = 1  # of the next one to send
         next_send = last_swept = time.monotonic()
         remaining = self._plan.count
-        while not self._interrupted and (remaining is None or remaining > 0 or self._waiting):
+        while not self._stopping.asked and (remaining is None or remaining > 0 or self._waiting):
             now = time.monotonic()
             held = self._plan.port is not None and seq - PORTS in self._waiting  # its source port still waits
             if (remaining is None or remaining > 0) and now >= next_send and not held:
@@ -256,7 +243,7 @@ class Session:
 
     def _tell(self, seq: int, probes: Probes) -> None:
         self._play(probes.machine)
-        self._play(Tell(seq, self._interrupted, self._counters.after(seq) if self._counters else None))
+        self._play(Tell(seq, self._stopping.asked, self._counters.after(seq) if self._counters else None))
 
     def _watch(self, topology: Topology, probes: Probes) -> None:
         """In namespaces that are not watched yet."""

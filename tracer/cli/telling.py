@@ -10,6 +10,7 @@ from tracer.errors import ExitStatus
 from tracer.journey.assemble import Assembler
 from tracer.journey.causes import explain, explain_failure
 from tracer.journey.counted import counted
+from tracer.journey.families import families
 from tracer.journey.lookups import sentences
 from tracer.journey.owners import owned
 from tracer.model.journey import BRANCHES, Journey, Result, Stage
@@ -178,16 +179,11 @@ class Telling:
         journeys = explain(journeys, self.assembler.topology, silent, self.assembler.missing)
         for journey in journeys:
             self.tally.add(journey)
-        copies: dict[int, list[Journey]] = {}
-        for journey in journeys:
-            if journey.kind in BRANCHES and journey.parent is not None:
-                copies.setdefault(journey.parent, []).append(journey)
         if not self._verbose:
             for sentence in sentences(journeys, self.assembler.topology):
                 self._renderer.note(sentence)
-        for journey in journeys:
-            if journey.kind not in BRANCHES:
-                self._renderer.journey(journey, self._verbose, copies.get(journey.id, ()))
+        for journey, branches in families(journeys):
+            self._renderer.journey(journey, self._verbose, branches)
         if not self._verbose and (served := [journey for journey in journeys if words.is_served(journey)]):
             self._renderer.note(words.served(served))
 
