@@ -94,7 +94,7 @@ def output(*argv: str) -> str:
 
 def of_another_run(name: str) -> bool:
     """Belongs to tests that run on this machine at the same time."""
-    if name.startswith("dnettrace-lab-") and "DNETTRACE_NO_LAB" in os.environ:  # scripts/test: the other half has it
+    if "dnettrace-lab-" in name and "DNETTRACE_NO_LAB" in os.environ:  # scripts/test: the other half has it
         return True
     match = OURS.search(name)
     return match is not None and int(match[1]) != os.getpid() and Path("/proc", match[1]).exists()
