@@ -11,31 +11,17 @@
  * OWN_PID    of the tracer, who makes the probes
  * RELAY_PID  of the proxy that makes connections of its own for the probes, 0 without one
  * TOKEN      an ICMP identifier, or the first of TOKEN_PORTS ports, host order
- * ANY_SENDER 1 where the address that the probes leave from is not known yet */
+ * ANY_SENDER 1 where the address that the probes leave from is not known yet
+ * The map `addresses` has those of both ends, and of who forwards between them. */
 
 #define ECHO_REQUEST (ERRORS == 1 ? 8 : 128)
 #define ECHO_REPLY (ERRORS == 1 ? 0 : 129)
-#define FRAGMENT_OFFSET 0x1FFF
 #define TCP_FLAGS_AT 13
 #define TCP_SYN 2
 
-BPF_HASH(addresses, struct address, u8, 64); /* of both ends, and of who forwards between them */
-BPF_HASH(ends, struct endpoint, u8, 8);      /* the far ends, and the sender with port 0 */
+BPF_HASH(ends, struct endpoint, u8, 8); /* the far ends, and the sender with port 0 */
 BPF_TABLE("lru_hash", struct endpoint, u8, translated, 256); /* what NAT made of either, or who a proxy is */
-BPF_ARRAY(moved, u64, 1);                    /* 1: of an end in `translated` not even the port tells that it is ours */
-
-/* Into a key that is cleared. */
-static __always_inline void set_address(struct address *key, const u8 *address, bool v4) {
-  __builtin_memcpy(key->bytes, address, 4);
-  if (!v4)
-    __builtin_memcpy(key->bytes + 4, address + 4, 12);
-}
-
-static __always_inline bool filter_address(const u8 *address, bool v4) {
-  struct address key = {};
-  set_address(&key, address, v4);
-  return addresses.lookup(&key) != 0;
-}
+BPF_ARRAY(moved, u64, 1); /* 1: of an end in `translated` not even the port tells that it is ours */
 
 /* The two ends of a packet, which must have a transport header. */
 struct ends {
@@ -44,7 +30,7 @@ struct ends {
 
 static __always_inline bool get_ends(const struct headers *h, bool v4, struct ends *e) {
   __builtin_memset(e, 0, sizeof(*e));
-  if (v4 && (*(u16 *)&h->l3[6] & be16(FRAGMENT_OFFSET)))
+  if (v4 && is_later_fragment(h))
     return false;
 #if TRANSPORT == ERRORS
   if (h->l4[0] != ECHO_REQUEST && h->l4[0] != ECHO_REPLY)
@@ -120,9 +106,8 @@ static __always_inline bool filter_ends(const struct headers *h, bool v4) {
 
 /* An ICMP error is followed when the packet that it quotes would have been. */
 static __always_inline bool filter_quoted(const u8 *l3, const struct headers *h, bool v4) {
-  u32 outer = v4 ? (h->l3[0] & 15) * 4 : 40;
   struct headers q;
-  get_headers(l3 + outer + 8, PROTOCOL, &q);
+  get_quoted(l3, PROTOCOL, h, &q);
   return q.l3[TRANSPORT_AT] == TRANSPORT && filter_ends(&q, v4);
 }
 
@@ -159,7 +144,7 @@ static __always_inline bool filter_packet(const u8 *l3, u16 protocol, const stru
   }
   if (h->l3[TRANSPORT_AT] != ERRORS)
     return h->l3[TRANSPORT_AT] == TRANSPORT && filter_ends(h, v4);
-  if (v4 ? (type == 3 || type == 11 || type == 12) : (type >= 1 && type <= 4))
+  if (is_error(ERRORS, type))
     return filter_quoted(l3, h, v4);
   if (!v4 && (type == 135 || type == 136))
     return filter_neighbor(l3, h);

@@ -131,12 +131,11 @@ static __always_inline bool brake(void) { return false; }
 #endif
 
 /* The journey of this packet, 0 for a packet that nobody follows. Where `may_begin`, a packet that matches the selection
- * begins one. */
-static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool may_begin, u8 *first) {
+ * begins one. `watched`: is_active(), which most callers have looked at before. */
+static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool watched, bool may_begin, u8 *first) {
   u16 protocol = LOAD(skb, protocol);
   u64 key = (u64)skb;
   struct headers h;
-  bool watched = is_active();
 #ifdef LIVE
   bool matches = may_begin && filter_first(skb, l3, protocol);
   if (!matches && !watched && !(may_begin && has_flows()))

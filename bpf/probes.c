@@ -3,6 +3,7 @@
  * itself. */
 #include "event.h"
 #include "read.h"
+#include "address.h"
 #ifdef LIVE
 #include "expression.h"
 #include "stream.h"
@@ -32,9 +33,10 @@ static __always_inline int device_event(u64 *ctx, u32 place) {
   /* netif_receive_skb comes before the network header is reset; data points to it there */
   const u8 *l3 = place == PLACE_RECEIVE ? LOAD(skb, data) : get_l3(skb);
   u8 first = 0;
-  if (is_active())
+  bool watched = is_active();
+  if (watched)
     set_current(0); /* the CPU has another packet now, or hands this one over to a queue */
-  u64 journey = get_journey(skb, l3, true, &first);
+  u64 journey = get_journey(skb, l3, watched, true, &first);
 #ifdef LIVE
   if (!journey && place == PLACE_QUEUE)
     count_passed(l3, LOAD(skb, protocol));
@@ -64,7 +66,7 @@ static __always_inline int end_event(u64 *ctx, u32 place) {
   if (!is_active())
     return 0;
   const u8 *l3 = get_l3(skb);
-  u64 journey = get_journey(skb, l3, false, &first);
+  u64 journey = get_journey(skb, l3, true, false, &first);
   if (!journey)
     return 0;
   struct event *e = new_event(skb, l3, journey, place);
@@ -107,7 +109,7 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
   const u8 *l3 = get_l3(skb);
   /* journeys begin at hooks too: the host's own packets in OUTPUT, copies of a bridge's flood in FORWARD, what fragments
      were put together to behind that */
-  u64 journey = get_journey(skb, l3, true, &first);
+  u64 journey = get_journey(skb, l3, is_active(), true, &first);
   if (!journey)
     return 1;
   set_current(journey);

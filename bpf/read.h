@@ -58,6 +58,10 @@ static __always_inline bool is_echo(u32 transport, u8 type) {
   return transport == IPPROTO_ICMP ? type == 0 || type == 8 : type == 128 || type == 129;
 }
 
+static __always_inline bool is_error(u32 transport, u8 type) {
+  return transport == IPPROTO_ICMP ? type == 3 || type == 11 || type == 12 : type >= 1 && type <= 4;
+}
+
 static __always_inline void get_headers(const u8 *l3, u16 protocol, struct headers *h) {
   u32 l3_bytes = 40;
   __builtin_memset(h, 0, sizeof(*h));
@@ -78,6 +82,19 @@ static __always_inline void get_headers(const u8 *l3, u16 protocol, struct heade
     bpf_probe_read_kernel(h->l4, sizeof(h->l4), l3 + l3_bytes);
 }
 
+/* Of an IP packet, by the headers that get_headers() read. */
+static __always_inline u8 transport_of(const struct headers *h, u16 protocol) {
+  return h->l3[protocol == be16(ETH_P_IP) ? 9 : 6];
+}
+
+/* Is it an IPv4 fragment without the transport's header? */
+static __always_inline bool is_later_fragment(const struct headers *h) { return *(u16 *)&h->l3[6] & be16(0x1FFF); }
+
+/* The packet that an ICMP error quotes. */
+static __always_inline void get_quoted(const u8 *l3, u16 protocol, const struct headers *h, struct headers *quoted) {
+  get_headers(l3 + (protocol == be16(ETH_P_IP) ? (h->l3[0] & 15) * 4 : 40) + 8, protocol, quoted);
+}
+
 /* What NAT and forwarding leave alone, to tell a packet from the next one at the same address: the IPv4 id, the transport
  * and of its header ICMP's type, code and sequence, TCP's two numbers, UDP's length and the payload behind it. Never 0. */
 static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
@@ -86,7 +103,7 @@ static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
     return identity | (u64)*(u16 *)&h->l3[6] << 48 | (u64)*(u32 *)&h->l3[24] << 8;
   if (protocol != be16(ETH_P_IP) && protocol != be16(ETH_P_IPV6))
     return identity | *(u64 *)&h->l3[0] << 8;
-  u8 transport = h->l3[protocol == be16(ETH_P_IP) ? 9 : 6];
+  u8 transport = transport_of(h, protocol);
   identity |= (u64)transport << 40;
   if (protocol == be16(ETH_P_IP))
     identity |= (u64)*(u16 *)&h->l3[4] << 48;

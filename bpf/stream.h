@@ -6,7 +6,6 @@
  * tracer/kernel/expression.py makes filter_expression() and writes it over the mark below. */
 #pragma once
 
-#define FRAGMENT_OFFSET 0x1FFF
 #define FLOWS 8192
 
 /* One direction of a flow, as packets of it look at some place. ICMP has its identifier as source port. */
@@ -16,7 +15,6 @@ struct flow {
   u32 transport;
 };
 
-BPF_HASH(addresses, struct address, u8, 4096);
 BPF_TABLE("lru_hash", struct flow, u8, flows, FLOWS); /* whose packets are followed, too */
 BPF_ARRAY(any_flows, u64, 1);
 
@@ -51,23 +49,13 @@ static __always_inline void count_passed(const u8 *l3, u16 protocol) {
 
 /* FILTER EXPRESSION */
 
-static __always_inline void set_address(struct address *key, const u8 *address, bool v4) {
-  __builtin_memcpy(key->bytes, address, 4);
-  if (!v4)
-    __builtin_memcpy(key->bytes + 4, address + 4, 12);
-}
-
-static __always_inline u8 transport_of(const struct headers *h, u16 protocol) {
-  return h->l3[protocol == be16(ETH_P_IP) ? 9 : 6];
-}
-
 /* False for what has no flow: other protocols than IP, and fragments behind the first. `back`: the other direction. */
 static __always_inline bool get_flow(const struct headers *h, u16 protocol, bool back, struct flow *f) {
   bool v4 = protocol == be16(ETH_P_IP);
   __builtin_memset(f, 0, sizeof(*f));
   if (!v4 && protocol != be16(ETH_P_IPV6))
     return false;
-  if (v4 && (*(u16 *)&h->l3[6] & be16(FRAGMENT_OFFSET)))
+  if (v4 && is_later_fragment(h))
     return false;
   f->transport = transport_of(h, protocol);
   u16 first = *(u16 *)&h->l4[0], second = *(u16 *)&h->l4[2];
@@ -104,12 +92,6 @@ static __always_inline bool has_flows(void) {
   return flag && *flag;
 }
 
-static __always_inline bool filter_address(const u8 *address, bool v4) {
-  struct address key = {};
-  set_address(&key, address, v4);
-  return addresses.lookup(&key) != 0;
-}
-
 static __always_inline bool filter_chosen(const u8 *l3, u16 protocol) {
   u8 both[32];
   if (protocol == be16(ETH_P_IP)) {
@@ -134,12 +116,9 @@ static __always_inline bool filter_flow(const u8 *l3, u16 protocol, const struct
   struct flow f;
   if (get_flow(h, protocol, false, &f))
     return flows.lookup(&f) != 0;
-  bool v4 = protocol == be16(ETH_P_IP);
-  u8 type = h->l4[0];
-  if (v4 ? (f.transport != IPPROTO_ICMP || (type != 3 && type != 11 && type != 12))
-         : (f.transport != IPPROTO_ICMPV6 || type < 1 || type > 4))
+  if (f.transport != (protocol == be16(ETH_P_IP) ? IPPROTO_ICMP : IPPROTO_ICMPV6) || !is_error(f.transport, h->l4[0]))
     return false;
   struct headers q;
-  get_headers(l3 + (v4 ? (h->l3[0] & 15) * 4 : 40) + 8, protocol, &q);
+  get_quoted(l3, protocol, h, &q);
   return get_flow(&q, protocol, true, &f) && flows.lookup(&f) != 0;
 }

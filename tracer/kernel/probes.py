@@ -397,7 +397,7 @@ def selection_flags(selection: Selection) -> tuple[str, ...]:
 
 def stream_flags(stream: Stream) -> tuple[str, ...]:
     """As bpf/stream.h wants it."""
-    return ("-DLIVE", f"-DCHOSEN={int(stream.chosen)}", "-DFOLLOWED=65536")
+    return ("-DLIVE", f"-DCHOSEN={int(stream.chosen)}", "-DADDRESSES=4096", "-DFOLLOWED=65536")
 
 
 def with_cast(code: bytes, function: int) -> bytes:
