@@ -12,14 +12,11 @@ from tracer import __version__
 from tracer.capture.records import RecordWriter, begun
 from tracer.capture.rotation import Names
 from tracer.cli.stopping import Stopping
-from tracer.cli.streaming import IDLE_S, POLL_MS, RING_BYTES, STATUS_S, Follower, Following
+from tracer.cli.streaming import POLL_MS, RING_BYTES, STATUS_S, Follower, Following
 from tracer.errors import ExitStatus
-from tracer.kernel.probes import Probes
 from tracer.model.report import LiveStart
-from tracer.model.run import Armed, Finish, Know, LiveBegin, Sweep
-from tracer.model.selection import Stream as Selection
-from tracer.model.topology import LinkKey, Topology
-from tracer.topology.watcher import Watcher
+from tracer.model.run import Armed, Finish, Item, LiveBegin, Sweep
+from tracer.model.topology import LinkKey
 
 RECORD_RING_BYTES = 4 * RING_BYTES
 
@@ -40,7 +37,6 @@ class Recording(Follower):
     """Made by open(), used once by run()."""
 
     _writer: RecordWriter
-    _topology: Topology
     _plan: Plan
 
     @classmethod
@@ -57,17 +53,13 @@ class Recording(Follower):
         self._names = Names(self._plan.path, self._plan.keep, self._plan.force) if self._rotates() else None
         with ExitStack() as stack:
             stack.callback(self._wipe)
-            probes = stack.enter_context(Probes(Selection(self._expression(), bool(self._following.containers)), rules=False,
-                                                ring_bytes=RECORD_RING_BYTES, shed=True))
-            watcher = stack.enter_context(Watcher(self._host))
-            self._topology = watcher.topology
-            self._watch(probes)
-            watcher.read(self._at_first(self._topology))
-            self._begin(probes)
+            self._open(stack, RECORD_RING_BYTES)
+            self._watch()
+            self._begin()
             stack.callback(lambda: self._writer.close())
             stopping = stack.enter_context(Stopping())
             self._begun = time.monotonic()
-            self._loop(probes, watcher, stopping)
+            self._loop(stopping)
             self._end()
         self._say_all()
         return ExitStatus.OK
@@ -75,37 +67,36 @@ class Recording(Follower):
     def _rotates(self) -> bool:
         return self._plan.size is not None or self._plan.seconds is not None
 
-    def _begin(self, probes: Probes) -> None:
+    def _play(self, item: Item) -> None:
+        self._writer.play(item)
+
+    def _begin(self) -> None:
         """A file, whole in itself."""
+        probes = self._probes
         self._path = self._names.next() if self._names else self._plan.path
         self._writer = RecordWriter(self._path, self._plan.force, probes.stack_of, probes.events, self._plan.snaplen)
         self._files += 1
         self._opened = time.monotonic()
         machine = probes.machine
         start = LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing)
-        self._writer.play(LiveBegin(start, machine, self._topology, time.time_ns()))
-        self._writer.play(Armed(time.monotonic_ns()))
+        self._play(LiveBegin(start, machine, self._topology, time.time_ns()))
+        self._play(Armed(time.monotonic_ns()))
 
     def _end(self) -> None:
-        self._writer.play(Finish())
+        self._play(Finish())
         self._bytes += self._writer.size
         self._writer.close()
 
-    def _loop(self, probes: Probes, watcher: Watcher, stopping: Stopping) -> None:
-        following, matched = self._following, self._begun
+    def _loop(self, stopping: Stopping) -> None:
+        probes, watcher, following = self._probes, self._watcher, self._following
         shown = swept = 0.0
-        armed = self._arm(probes)
+        self._arm()
         while not stopping.asked and (following.count is None or self._packets < following.count):
             records, batch = probes.read_records(POLL_MS)
             now = time.monotonic()
             if following.duration is not None and now - self._begun >= following.duration:
                 break
-            if len(records):
-                matched = now
-                armed = armed or self._arm(probes)
-            elif armed and now - matched > IDLE_S:
-                probes.disarm()
-                armed = False
+            self._matches(len(records) > 0, now)
             if len(records) or batch.lost:
                 self._events += len(records)
                 self._lost += batch.lost
@@ -114,44 +105,27 @@ class Recording(Follower):
                 self._writer.records(records, batch)
             heard = watcher.heard
             if topology := watcher.poll():
-                more = topology.namespaces.keys() - self._topology.namespaces.keys()
-                self._topology = topology
-                self._watch(probes)
-                self._writer.play(probes.machine)
-                if more:  # where netfilter was not watched until now
-                    self._writer.play(Armed(time.monotonic_ns()))
-                self._writer.play(Know(topology, None))
+                self._know(topology)
             if now - swept > POLL_MS / 1000:
                 swept = now
-                self._meet(records, watcher)
-                self._writer.play(Sweep(time.monotonic_ns(), heard))
+                self._meet(records)
+                self._play(Sweep(time.monotonic_ns(), heard))
             if now - shown > STATUS_S:
                 shown = now
                 self._say()
             if self._is_full(now):
                 self._end()
-                self._begin(probes)
+                self._begin()
 
     def _is_full(self, now: float) -> bool:
         plan = self._plan
         return (plan.size is not None and self._writer.size >= plan.size) or (
             plan.seconds is not None and now - self._opened >= plan.seconds)
 
-    def _arm(self, probes: Probes) -> bool:
-        probes.arm()
-        self._writer.play(Armed(time.monotonic_ns()))
-        return True
-
-    def _watch(self, probes: Probes) -> None:
-        if self._following.containers:
-            probes.choose(self._chosen(self._topology))
-        for namespace in self._topology.namespaces.values():
-            probes.watch(namespace)
-
-    def _meet(self, records: Any, watcher: Watcher) -> None:
+    def _meet(self, records: Any) -> None:
         """Devices that nobody knows the names of yet: a sample, since each is seen often."""
         keys = {(int(record["netns"]), int(record["ifindex"])) for record in records[:64]}
-        watcher.met({LinkKey(*key) for key in keys if all(key) and self._topology.link(*key) is None})
+        self._watcher.met({LinkKey(*key) for key in keys if all(key) and self._topology.link(*key) is None})
 
     # -- how it goes -----------------------------------------------------------------------------------------------
 

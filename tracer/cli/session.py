@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tracer import __version__
 from tracer.cli.output import renderer_for
@@ -204,11 +204,7 @@ class Session:
                    else Sent(seq, sent))
 
     def _read(self, probes: Probes, wait_ms: int) -> None:
-        batch = probes.read(wait_ms)
-        if batch.traces:
-            namespaces = self._telling.assembler.topology.namespaces
-            paths = {netns: namespace.path for netns, namespace in namespaces.items()}
-            batch = replace(batch, traces=tuple(self._rulesets.named(trace, paths) for trace in batch.traces))
+        batch = self._rulesets.named(probes.read(wait_ms), self._telling.assembler.topology.namespaces)
         if batch != NOTHING:
             self._play(batch)
 

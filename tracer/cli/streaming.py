@@ -37,7 +37,6 @@ SWEEP_S = 0.05  # between two looks for journeys that are over
 STATUS_S = 0.25
 SILENCE_S = 3.0
 IDLE_S = 3.0  # without a match, until netfilter is left alone again
-FIRST = 64  # containers whose namespaces are read before anything is seen there
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +55,15 @@ class Following:
 
 
 class Follower:
-    """What a command that follows real traffic was asked for."""
+    """What a command that follows real traffic was asked for, and what is watched for it."""
+
+    _probes: Probes
+    _watcher: Watcher
+    _topology: Topology  # that was played last
 
     def __init__(self, host: Host, following: Following, networks: list[Network]) -> None:
         self._host, self._following, self._networks = host, following, networks
+        self._armed, self._matched = False, 0.0  # is netfilter watched; the last match, monotonic s
 
     @classmethod
     def named(cls, following: Following, in_lab: bool) -> tuple[Host, list[Network]]:
@@ -97,10 +101,45 @@ class Follower:
             if namespace.name in names:
                 yield from (i.ip for link in namespace.links.values() if not link.loopback for i in link.addresses)
 
-    def _at_first(self, topology: Topology) -> list[int]:
-        """The namespaces that are watched from the first packet on; those of others, once one was seen there."""
-        running = [container.name for container in topology.containers if container.pid]
-        return [inode for inode, name in topology.names.items() if name in running or self._host.is_lab][:FIRST]
+    def _play(self, item: Item) -> None:
+        raise NotImplementedError
+
+    def _open(self, stack: ExitStack, ring_bytes: int) -> None:
+        selection = Selection(self._expression(), bool(self._following.containers))
+        self._probes = stack.enter_context(Probes(selection, rules=False, ring_bytes=ring_bytes, shed=True))
+        self._watcher = stack.enter_context(Watcher(self._host))
+        self._topology = self._watcher.topology
+
+    def _watch(self) -> None:
+        if self._following.containers:
+            self._probes.choose(self._chosen(self._topology))
+        for namespace in self._topology.namespaces.values():
+            self._probes.watch(namespace)
+
+    def _know(self, topology: Topology) -> None:
+        more = topology.namespaces.keys() - self._topology.namespaces.keys()
+        self._topology = topology
+        self._watch()
+        self._play(self._probes.machine)
+        if more:  # where netfilter was not watched until now
+            self._play(Armed(time.monotonic_ns()))
+        self._play(Know(topology, None))
+
+    def _arm(self) -> None:
+        """Watch netfilter too."""
+        self._armed, self._matched = True, time.monotonic()
+        self._probes.arm()
+        self._play(Armed(time.monotonic_ns()))
+
+    def _matches(self, matched: bool, now: float) -> None:
+        """Netfilter is left alone while nothing matches."""
+        if matched:
+            self._matched = now
+            if not self._armed:
+                self._arm()
+        elif self._armed and now - self._matched > IDLE_S:
+            self._probes.disarm()
+            self._armed = False
 
 
 class Stream(Follower):
@@ -124,24 +163,21 @@ class Stream(Follower):
         following = self._following
         with ExitStack() as stack:
             stack.callback(self._renderer.close)
-            probes = stack.enter_context(Probes(Selection(self._expression(), bool(following.containers)), rules=False,
-                                                ring_bytes=RING_BYTES, shed=True))
-            watcher = stack.enter_context(Watcher(self._host))
-            topology = watcher.topology
+            self._open(stack, RING_BYTES)
+            topology = self._topology
             if following.record is not None:
                 from tracer.capture.writer import Writer
                 self._listeners.append(stack.enter_context(
                     Writer(following.record, following.force, self._telling.number)).play)
-            machine = probes.machine
+            machine = self._probes.machine
             running = {c.name for c in topology.containers if c.pid} | set(topology.names.values())
             notes = tuple(f"no container is called {name} yet: its packets are shown once it starts"
                           for name in following.containers if name not in running)
             start = LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing, notes)
             self._play(LiveBegin(start, machine, topology, time.time_ns()))
-            self._know(probes, topology)
-            watcher.read(self._at_first(topology))
+            self._know(topology)
             stopping = stack.enter_context(Stopping())
-            self._loop(probes, watcher, stopping)
+            self._loop(stopping)
             self._play(Finish())
         return ExitStatus.INTERRUPTED if stopping.asked and following.duration is not None else ExitStatus.OK
 
@@ -153,30 +189,24 @@ class Stream(Follower):
         for listener in self._listeners:
             listener(item)
 
-    def _loop(self, probes: Probes, watcher: Watcher, stopping: Stopping) -> None:
-        begun = matched = shown = swept = time.monotonic()
-        spoken, following, rulesets = False, self._following, Rulesets()
+    def _loop(self, stopping: Stopping) -> None:
+        begun = shown = swept = time.monotonic()
+        probes, watcher, rulesets = self._probes, self._watcher, Rulesets()
+        spoken, duration = False, self._following.duration
         traced: tuple[Packet, ...] = ()
-        armed = self._arm(probes)
+        self._arm()
         while not stopping.asked and not self._telling.enough:
             batch = probes.read(POLL_MS)
             now = time.monotonic()
-            if following.duration is not None and now - begun >= following.duration:
+            if duration is not None and now - begun >= duration:
                 break
-            if batch.events:
-                matched = now
-                armed = armed or self._arm(probes)
-            elif armed and now - matched > IDLE_S:
-                probes.disarm()
-                armed = False
-            if batch.traces:
-                paths = {netns: one.path for netns, one in self._telling.assembler.topology.namespaces.items()}
-                batch = replace(batch, traces=tuple(rulesets.named(trace, paths) for trace in batch.traces))
+            self._matches(bool(batch.events), now)
+            batch = rulesets.named(batch, self._topology.namespaces)
             if batch.events or batch.lost or batch.traces:
                 self._play(self._cut(batch))
             heard = watcher.heard  # before it is asked for the topology
             if topology := watcher.poll():
-                self._know(probes, topology)
+                self._know(topology)
             if now - swept > SWEEP_S:
                 swept = now
                 self._play(Sweep(time.monotonic_ns(), heard))
@@ -192,22 +222,6 @@ class Stream(Follower):
                 spoken = True
                 self._play(Silence(now - begun, _seen(probes)))
             time.sleep(ROUND_S)  # many events at a time cost less
-
-    def _arm(self, probes: Probes) -> bool:
-        """Watch netfilter too."""
-        probes.arm()
-        self._play(Armed(time.monotonic_ns()))
-        return True
-
-    def _know(self, probes: Probes, topology: Topology) -> None:
-        if self._following.containers:
-            probes.choose(self._chosen(topology))
-        for namespace in topology.namespaces.values():
-            probes.watch(namespace)
-        self._play(probes.machine)
-        if topology.namespaces.keys() - self._telling.assembler.topology.namespaces.keys():
-            self._play(Armed(time.monotonic_ns()))
-        self._play(Know(topology, None))
 
 
 def _seen(probes: Probes) -> Seen:

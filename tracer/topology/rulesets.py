@@ -15,7 +15,8 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tracer.model.probes import Trace
+from tracer.model.probes import Batch, Trace
+from tracer.model.topology import Namespace
 from tracer.topology.netns import in_namespace, inode
 from tracer.topology.nfnetlink import GETRULE, GETTABLE, Connection, text, word
 
@@ -43,8 +44,14 @@ class Rulesets:
     def __init__(self) -> None:
         self._tables: dict[tuple[int, str, str, str], _Table] = {}
 
-    def named(self, trace: Trace, paths: Mapping[int, str]) -> Trace:
-        """The message with its rule's text. `paths`: of namespaces, by inode."""
+    def named(self, batch: Batch, namespaces: Mapping[int, Namespace]) -> Batch:
+        """The batch, its messages with their rules' texts. `namespaces`: by inode."""
+        if not batch.traces:
+            return batch
+        paths = {number: namespace.path for number, namespace in namespaces.items()}
+        return replace(batch, traces=tuple(self._named(trace, paths) for trace in batch.traces))
+
+    def _named(self, trace: Trace, paths: Mapping[int, str]) -> Trace:
         if trace.kind != "rule" or trace.handle is None:
             return trace
         path, key = paths.get(trace.netns, ""), (trace.chain, trace.handle)

@@ -51,7 +51,7 @@ CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 class Watcher:
-    """A context manager. Everything but poll(), met(), read(), `topology` and `heard` belongs to its thread once that runs;
+    """A context manager. Everything but poll(), met(), `topology` and `heard` belongs to its thread once that runs;
     `host` too. What it raises there, poll() raises."""
 
     topology: Topology  # the latest
@@ -120,10 +120,6 @@ class Watcher:
         """Packets were seen at these devices, and the topology does not have them: look for them soon."""
         with self._lock:
             self._met |= set(keys)
-
-    def read(self, namespaces: Iterable[int]) -> None:
-        """These are wanted in the topology, whether a packet was met there or not. Before or after the next poll()."""
-        self.met(LinkKey(number, 1) for number in namespaces)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
