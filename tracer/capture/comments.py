@@ -5,11 +5,11 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from tracer.model.frame import IPV4, IPV6, TCP, UDP
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Machine
 
-IPV4, IPV6 = 0x0800, 0x86DD
-WITH_PORTS = (6, 17)  # TCP, UDP
+WITH_PORTS = (TCP, UDP)
 FLOWS = 1 << 14  # journeys whose addresses are remembered
 
 

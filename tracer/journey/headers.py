@@ -6,11 +6,10 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop
 
+from tracer.model.frame import ARP, FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, TCP, UDP
 from tracer.model.journey import Packet
 
-ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
-FRAGMENT = 44
-PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+PROTOCOLS = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}
 ERRORS = {"icmp": (3, 11, 12), "icmpv6": (1, 2, 3, 4)}
 ECHO_REQUEST = {"icmp": 8, "icmpv6": 128}
 ECHO_REPLY = {"icmp": 0, "icmpv6": 129}

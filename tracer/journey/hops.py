@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tracer.journey.conntrack import entry
-from tracer.journey.headers import IPV4, decode, mac
+from tracer.journey.headers import decode, mac
 from tracer.journey.routes import choice, parse, sentence
 from tracer.journey.stack import FROM_A_PORT, FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.journey.tracks import Tracks, device_name
 from tracer.journey.walks import Walks
+from tracer.model.frame import IPV4
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine

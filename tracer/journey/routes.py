@@ -12,6 +12,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from tracer.journey.stack import own_frames
+from tracer.model.frame import IPV4
 from tracer.model.journey import RouteChoice
 from tracer.model.layout import Event
 from tracer.model.topology import Address, Namespace, Route
@@ -27,7 +28,6 @@ CHECKING = frozenset(("fib_validate_source", "__fib_validate_source", "inet_rtm_
 REROUTING = frozenset(("ip_route_me_harder", "ip6_route_me_harder"))  # after a change of the destination in OUTPUT
 TABLES = {253: "default", 254: "main", 255: "local"}
 LOCAL, MAIN = 255, 254
-_IPV4 = 0x0800
 _NUMBERS = struct.Struct("=IIII")
 
 
@@ -49,7 +49,7 @@ def parse(event: Event) -> Lookup:
 
 @lru_cache(4096)  # the packets of a connection ask the same
 def _parse(protocol: int, packet: bytes) -> Lookup:
-    size = 4 if protocol == _IPV4 else 16
+    size = 4 if protocol == IPV4 else 16
     source, destination, gateway = (ip_address(packet[at:at + size]) for at in (0, 16, 32))
     table, error, in_ifindex, gateway_family = _NUMBERS.unpack_from(packet, 48)
     if gateway_family and gateway_family != (2 if size == 4 else 10):  # a gateway of the other family: RFC 5549

@@ -8,14 +8,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from tracer.journey.headers import IPV4, IPV6
 from tracer.journey.tracks import Track
-from tracer.model.frame import frame
+from tracer.model.frame import ICMP, ICMPV6, IPV4, IPV6, TCP, UDP, frame
 from tracer.model.journey import Hop, Journey
 from tracer.model.layout import Event, Place
 
 KEPT = 1024
-_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
 _REST = [field.name for field in fields(Hop)][1:]  # behind t_ns
 
 
@@ -91,11 +89,11 @@ def _mark(event: Event) -> Hashable | None:
         at, number, ends = 40, data[6], data[8:40]
     else:
         return None
-    if number == _TCP:
+    if number == TCP:
         transport = data[at:at + 4] + data[at + 13:at + 14]
-    elif number == _UDP:
+    elif number == UDP:
         transport = data[at:at + 4]
-    elif (number == _ICMP and data[at] in (0, 8)) or (number == _ICMPV6 and data[at] in (128, 129)):
+    elif (number == ICMP and data[at] in (0, 8)) or (number == ICMPV6 and data[at] in (128, 129)):
         transport = data[at:at + 2]
     else:
         return None

@@ -6,9 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from tracer.journey.headers import FRAGMENT, IPV4, IPV6, decode, mac
+from tracer.journey.headers import decode, mac
 from tracer.journey.routes import decides, makes_another, reroutes
 from tracer.journey.stack import SWITCHING, UP_TO_THE_HOST, own_frames
+from tracer.model.frame import ETHERNET_BYTES, FRAGMENT, IPV4, IPV6, TCP, transport
 from tracer.model.journey import Packet
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch
@@ -16,7 +17,6 @@ from tracer.model.topology import Topology
 
 TOLD = 4096  # journeys whose late events are remembered as such
 AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
-TCP, ETHERNET = 6, 14  # a protocol's number, bytes of a header
 ENDS = (Place.DROP, Place.CONSUME)
 LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
@@ -86,13 +86,11 @@ def _thread(event: Event) -> tuple[int, bytes] | None:
     """What the whole and its first fragment have in common, whatever NAT does: IP id, transport, its first 8 bytes less
     the checksum. None for what is never fragmented."""
     data = event.packet[:event.captured]
-    if event.protocol == IPV4 and len(data) >= 28:
-        at = (data[0] & 15) * 4
-        return event.protocol, data[4:6] + data[9:10] + data[at:at + 2] + data[at + 4:at + 8]
-    if event.protocol == IPV6 and len(data) >= 56:
-        number, at = (data[40], 48) if data[6] == FRAGMENT else (data[6], 40)
-        return event.protocol, bytes([number]) + data[at:at + 2] + data[at + 4:at + 8]
-    return None
+    v4 = event.protocol == IPV4
+    if event.protocol not in (IPV4, IPV6) or len(data) < (28 if v4 else 56):
+        return None
+    number, at = transport(event.protocol, data)
+    return event.protocol, (data[4:6] if v4 else b"") + bytes([number]) + data[at:at + 2] + data[at + 4:at + 8]
 
 
 def _is_part(event: Event) -> bool:
@@ -109,7 +107,7 @@ def _stretch(event: Event) -> tuple[tuple[int, bytes], int, int] | None:
     at = (data[0] & 15) * 4 if v4 and data else 40
     if event.protocol not in (IPV4, IPV6) or len(data) < at + 20 or data[9 if v4 else 6] != TCP:
         return None
-    frame = ETHERNET if event.place == Place.QUEUE else 0
+    frame = ETHERNET_BYTES if event.place == Place.QUEUE else 0
     ends = data[12:20] if v4 else data[8:40]
     return (event.protocol, ends + data[at:at + 4]), int.from_bytes(data[at + 4:at + 8], "big"), \
         event.length - frame - at - (data[at + 12] >> 4) * 4
@@ -222,7 +220,7 @@ class Tracks:
 
     def _is_large(self, event: Event) -> bool:
         link = self.topology.link(event.netns, event.ifindex) if event.place == Place.QUEUE else None
-        return link is not None and event.length > link.mtu + ETHERNET
+        return link is not None and event.length > link.mtu + ETHERNET_BYTES
 
     def forget(self, track: Track) -> None:
         """Its story is told."""

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tracer.journey.headers import ARP, FRAGMENT, IPV4
 from tracer.journey.reasons import QUEUES
+from tracer.model.frame import ARP, FRAGMENT, IPV4, TCP, UDP
 from tracer.model.journey import End, Hop, Result, Rule, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Trace
@@ -23,7 +23,6 @@ ALIKE = 256  # packets with the very same bytes that are told apart
 KEPT = 16384  # walks, and passages of hooks, that are remembered
 OFF = "rule tracing is turned off"
 NOT_CHOSEN = "rules are traced from the packet on that follows a dropped one"
-TCP, UDP = 6, 17
 QUOTED = re.compile(r'"[^"]*"')
 REJECTS = re.compile(r"^-A .* -j REJECT\b|^(?!-A ).*\breject\b")
 FINAL = ("accept", "drop", "queue", "stolen")

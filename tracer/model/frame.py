@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracer.model.layout import PACKET_BYTES, Event, Place
 
 ETHERNET_BYTES = 14
-IPV4, IPV6 = 0x0800, 0x86DD
+IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 TCP, UDP, ICMP, ICMPV6, FRAGMENT = 6, 17, 1, 58, 44
 ICMP_ERRORS = (3, 11, 12)  # they quote a packet
 NO_ETHERNET = bytes(ETHERNET_BYTES)
@@ -27,21 +27,22 @@ def cut(event: Event, snaplen: int | None = None) -> Event:
     return event._replace(captured=size, packet=event.packet[:size].ljust(PACKET_BYTES, b"\0"))
 
 
+def transport(protocol: int, packet: bytes) -> tuple[int, int]:
+    """Of an IP packet the transport protocol's number, and the offset of its header: behind an IPv6 fragment header too."""
+    if protocol == IPV4:
+        return packet[9], (packet[0] & 15) * 4
+    return (packet[40], 48) if packet[6] == FRAGMENT else (packet[6], 40)
+
+
 def header_bytes(protocol: int, packet: bytes) -> int:
     """Of PACKET_BYTES from the network header on, those that are headers: IP's, TCP's with its options, the first 8 bytes of
     others, and of an ICMP error the headers that it quotes. Neighbour discovery and ARP carry nothing of a user's."""
-    if protocol == IPV4:
-        number, at = packet[9], (packet[0] & 15) * 4
-        if packet[7] or packet[6] & 0x1F:  # a fragment behind the first
-            return at
-    elif protocol == IPV6:
-        number, at = packet[6], 40
-        if number == FRAGMENT:
-            number, at = packet[40], 48
-            if packet[43] & 0xF8 or packet[42]:
-                return at
-    else:
+    if protocol not in (IPV4, IPV6):
         return PACKET_BYTES
+    number, at = transport(protocol, packet)
+    behind = packet[7] or packet[6] & 0x1F if protocol == IPV4 else at == 48 and (packet[43] & 0xF8 or packet[42])
+    if behind:  # a fragment behind the first
+        return at
     rest = packet[at:]
     if number == TCP and len(rest) > 12:
         return at + max(rest[12] >> 4, 5) * 4

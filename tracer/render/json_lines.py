@@ -22,11 +22,7 @@ class JsonRenderer:
         self._stream = stream
 
     def header(self, start: Start) -> None:
-        self.record({
-            "type": "start", "schema": SCHEMA, "version": start.version, "kernel": start.kernel,
-            "probes": {"attached": start.attached, "missing": [asdict(probe) for probe in start.missing]},
-            "source": asdict(start.source), "destination": asdict(start.destination), "notes": start.notes,
-        })
+        self.record(_start(start, source=asdict(start.source), destination=asdict(start.destination)))
 
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
         """The journey, then each of its copies as an object of its own."""
@@ -65,10 +61,7 @@ class LiveJsonRenderer:
         self._said = 0.0, 0  # seconds and lost events of the last status
 
     def header(self, start: LiveStart) -> None:
-        self._json.record({
-            "type": "start", "schema": SCHEMA, "version": start.version, "kernel": start.kernel,
-            "probes": {"attached": start.attached, "missing": [asdict(probe) for probe in start.missing]},
-            "following": start.following, "notes": start.notes})
+        self._json.record(_start(start, following=start.following))
 
     def journey(self, journey: Journey, copies: Sequence[Journey] = ()) -> None:
         """As a run's, but `flow` tells connections apart."""
@@ -100,6 +93,14 @@ class LiveJsonRenderer:
 
     def close(self) -> None:
         """Each object was flushed."""
+
+
+def _start(start: Start | LiveStart, **what: object) -> dict[str, object]:
+    return {
+        "type": "start", "schema": SCHEMA, "version": start.version, "kernel": start.kernel,
+        "probes": {"attached": start.attached, "missing": [asdict(probe) for probe in start.missing]},
+        **what, "notes": start.notes,
+    }
 
 
 def _journey(journey: Journey) -> dict[str, object]:
