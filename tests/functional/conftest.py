@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from tests.functional.engine import BASE, NETNS, OURS, Engine, EngineMissing, cl
 
 CHECKOUT = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]
+Ping = Callable[..., Done]
 
 
 class Dnettrace(Protocol):
@@ -58,6 +59,23 @@ def engine() -> Iterator[Engine]:
             yield running
     except EngineMissing as error:
         missing(str(error))
+
+
+def pinging(dnettrace: Dnettrace, engine: Engine, *options: str) -> Ping:
+    """Runs `dnettrace ping` on this engine's host."""
+    return lambda *args, **kw: dnettrace("ping", *args, *options, netns=engine.host_netns, env=engine.env(), **kw)
+
+
+@pytest.fixture
+def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
+    """One probe, told as JSON, for tests.functional.way.read()."""
+    return pinging(dnettrace, engine, "-c", "1", "--json")
+
+
+@pytest.fixture
+def outside(engine: Engine) -> str:
+    """The name of the namespace behind the host's uplink."""
+    return f"{engine.name}-wan"
 
 
 @pytest.fixture(scope="session")

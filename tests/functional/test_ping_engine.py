@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.functional.conftest import Dnettrace, Done
+from tests.functional.conftest import Dnettrace, Ping, pinging
 from tests.functional.engine import Engine
 from tests.functional.way import from_host, read, switched, to_host
-
-Ping = Callable[..., Done]
 
 
 @pytest.fixture
 def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
-    return lambda *args, **kw: dnettrace("ping", *args, netns=engine.host_netns, env=engine.env(), **kw)
+    return pinging(dnettrace, engine)
 
 
 @pytest.fixture

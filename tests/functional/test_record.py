@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.functional.conftest import Dnettrace, Done, program
+from tests.functional.conftest import Dnettrace, Ping, pinging, program
 from tests.functional.engine import Engine
-
-Ping = Callable[..., Done]
 
 
 @pytest.fixture
 def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
-    return lambda *args, **kw: dnettrace("ping", *args, netns=engine.host_netns, env=engine.env(), **kw)
+    return pinging(dnettrace, engine)
 
 
 @pytest.mark.parametrize("options", [

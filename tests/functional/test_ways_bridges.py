@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
-from tests.functional.conftest import Dnettrace, Done
+from tests.functional.conftest import Ping
 from tests.functional.engine import Engine
 from tests.functional.way import arriving, end, from_host, leaving, read, routes, switched, to_host
-
-Ping = Callable[..., Done]
-
-
-@pytest.fixture
-def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
-    return lambda *args, **kw: dnettrace("ping", *args, "-c", "1", "--json", netns=engine.host_netns, env=engine.env(), **kw)
 
 
 @contextmanager

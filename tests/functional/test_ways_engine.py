@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.functional.conftest import Dnettrace, Done
+from tests.functional.conftest import Ping
 from tests.functional.engine import Engine
-from tests.functional.way import arriving, end, from_host, leaving, read, rewrites, routes, switched, to_host, without_hooks
-
-Ping = Callable[..., Done]
-
-
-@pytest.fixture
-def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
-    return lambda *args, **kw: dnettrace("ping", *args, "-c", "1", "--json", netns=engine.host_netns, env=engine.env(), **kw)
-
-
-@pytest.fixture
-def outside(engine: Engine) -> str:
-    """The name of the namespace behind the host's uplink."""
-    return f"{engine.name}-wan"
+from tests.functional.way import (
+    arriving,
+    end,
+    from_host,
+    leaving,
+    published,
+    read,
+    rewrites,
+    routes,
+    switched,
+    to_host,
+    without_hooks,
+)
 
 
 @pytest.fixture
@@ -84,17 +83,8 @@ def test_container_to_outside(ping: Ping, outside: str) -> None:
 def test_outside_to_a_published_port(ping: Ping, outside: str) -> None:
     output = read(ping(f"netns:{outside}", "198.51.100.2", "--tcp", "8080"))
     request, reply, close = output.only("request"), output.only("reply"), output.only("close")
-    to_c2 = [*leaving(outside)[:4], "host eth0 ingress", "host eth0 prerouting", "host docker0 route", "host eth0 forward",
-             "host eth0 postrouting", "host docker0 egress nic", "host docker0 l2_forward switch", "host veth>c2 egress",
-             *arriving("c2")]
-    assert without_hooks(output.way(request), "c2") == without_hooks(to_c2, "c2")
-    # a connection remembers its route: the sender's from the SYN on, the receiver's once it is established
-    later = without_hooks(to_c2[1:], "c2")
-    assert without_hooks(output.way(output.only("ack")), "c2") == later
-    assert without_hooks(output.way(close), "c2") == [hop for hop in later if hop != "c2 - route"]
-    assert without_hooks(output.way(reply), "c2") == without_hooks([
-        *leaving("c2"), "host docker0 prerouting", "host docker0 l2_local nic", "host eth0 route", "host docker0 forward",
-        "host docker0 postrouting", "host eth0 egress", *arriving(outside)], "c2")
+    for kind, way in published(outside, "c2").items():
+        assert without_hooks(output.way(output.only(kind)), "c2") == way, kind
     assert rewrites(request) == [("prerouting", {"dst": ["198.51.100.2", "172.17.0.3"], "dport": [8080, 80]})]
     assert rewrites(reply) == [("postrouting", {"src": ["172.17.0.3", "198.51.100.2"], "sport": [80, 8080]})]
     assert (request["packet"]["tcp_flags"], reply["packet"]["tcp_flags"], close["packet"]["tcp_flags"]) == (

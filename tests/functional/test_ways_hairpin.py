@@ -4,16 +4,15 @@ own, which leaves by the bridge port that it came in by (hairpin)."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.conftest import missing
-from tests.functional.conftest import Dnettrace, Done
+from tests.functional.conftest import Dnettrace, Ping, pinging
 from tests.functional.engine import Engine, EngineMissing, in_netns, private_engine
 from tests.functional.way import end, leaving, read, rewrites, switched, without_hooks
 
-Ping = Callable[..., Done]
 HOST = {4: "198.51.100.2", 6: "2001:db8::2"}
 GATEWAY = {4: "172.17.0.1", 6: "fd00:17::1"}
 C2 = {4: "172.17.0.3", 6: "fd00:17::242:ac11:3"}
@@ -30,8 +29,7 @@ def proxyless() -> Iterator[Engine]:
 
 @pytest.fixture
 def ping(dnettrace: Dnettrace, proxyless: Engine) -> Ping:
-    return lambda *args, **kw: dnettrace("ping", *args, "-c", "1", "--json", netns=proxyless.host_netns,
-                                         env=proxyless.env(), **kw)
+    return pinging(dnettrace, proxyless, "-c", "1", "--json")
 
 
 def kept_on_the_bridge(source: str, target: str) -> list[str]:

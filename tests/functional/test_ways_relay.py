@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.functional.conftest import Dnettrace, Done
+from tests.functional.conftest import Dnettrace, Ping
 from tests.functional.engine import Engine
 from tests.functional.way import Output, from_host, read, to_host
-
-Ping = Callable[..., Done]
-
-
-@pytest.fixture
-def ping(dnettrace: Dnettrace, engine: Engine) -> Ping:
-    return lambda *args, **kw: dnettrace("ping", *args, "-c", "1", "--json", netns=engine.host_netns, env=engine.env(), **kw)
 
 
 @pytest.fixture

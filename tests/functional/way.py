@@ -74,6 +74,20 @@ def from_host(target: str, bridge: str = "docker0") -> list[str]:
             f"host {bridge} l2_forward switch", f"host veth>{target} egress", *arriving(target)]
 
 
+def published(outside: str, target: str) -> dict[str, list[str]]:
+    """The way of each segment of a connection from outside to a port that a container publishes, without_hooks() of it."""
+    there = without_hooks([
+        *leaving(outside)[:4], "host eth0 ingress", "host eth0 prerouting", "host docker0 route", "host eth0 forward",
+        "host eth0 postrouting", "host docker0 egress nic", "host docker0 l2_forward switch", f"host veth>{target} egress",
+        *arriving(target)], target)
+    back = without_hooks([
+        *leaving(target), "host docker0 prerouting", "host docker0 l2_local nic", "host eth0 route", "host docker0 forward",
+        "host docker0 postrouting", "host eth0 egress", *arriving(outside)], target)
+    later = there[1:]  # a connection remembers its route: the sender's from the SYN on, the receiver's once established
+    return {"request": there, "reply": back, "ack": later,
+            "close": [hop for hop in later if hop != f"{target} - route"]}
+
+
 def rewrites(journey: Row) -> list[tuple[str, dict[str, list[str]]]]:
     return [(hop["stage"], {k: v for k, v in hop["rewrite"].items() if v}) for hop in journey["hops"] if hop["rewrite"]]
 
