@@ -117,7 +117,7 @@ def test_an_engine_that_goes_away_is_no_error(engine: Engine, tmp_path: Path) ->
 def test_the_first_named_namespace_brings_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "netns"
     monkeypatch.setattr(netns, "NAMED", str(folder))
-    lives = Lives(netns.named)
+    lives = Lives(netns.named, lambda: None)
     try:
         folder.mkdir()
         (folder / "one").touch()

@@ -90,11 +90,11 @@ class Recording(Follower):
     def _loop(self, stopping: Stopping) -> None:
         probes, watcher, following = self._probes, self._watcher, self._following
         shown = swept = 0.0
-        self._arm()
+        self._start(self._begun)
         while not stopping.asked and (following.count is None or self._packets < following.count):
-            records, batch = probes.read_records(POLL_MS)
+            records, batch = probes.read_records(*self._wait())
             now = time.monotonic()
-            if following.duration is not None and now - self._begun >= following.duration:
+            if self._until and now >= self._until:
                 break
             self._matches(len(records) > 0, now)
             if len(records) or batch.lost:

@@ -32,6 +32,7 @@ from tracer.topology.watcher import Watcher
 
 RING_BYTES = 1 << 23
 POLL_MS = 50
+REST_MS = 250  # the same, while nothing matches: what matches, and a change of the network, end it
 ROUND_S = 0.02
 SWEEP_S = 0.05  # between two looks for journeys that are over
 STATUS_S = 0.25
@@ -64,6 +65,7 @@ class Follower:
     def __init__(self, host: Host, following: Following, networks: list[Network]) -> None:
         self._host, self._following, self._networks = host, following, networks
         self._armed, self._matched = False, 0.0  # is netfilter watched; the last match, monotonic s
+        self._until: float | None = None  # as asked for, monotonic s
 
     @classmethod
     def named(cls, following: Following, in_lab: bool) -> tuple[Host, list[Network]]:
@@ -125,6 +127,16 @@ class Follower:
             self._play(Armed(time.monotonic_ns()))
         self._play(Know(topology, None))
 
+    def _start(self, now: float) -> None:
+        if self._following.duration is not None:
+            self._until = now + self._following.duration
+        self._arm()
+
+    def _wait(self) -> tuple[int, int]:
+        """How long to read for, and what else ends it."""
+        left = max(0, int(1000 * (self._until - time.monotonic()))) if self._until else REST_MS
+        return min(left, POLL_MS if self._armed else REST_MS), self._watcher.news
+
     def _arm(self) -> None:
         """Watch netfilter too."""
         self._armed, self._matched = True, time.monotonic()
@@ -135,6 +147,7 @@ class Follower:
         """Netfilter is left alone while nothing matches."""
         if matched:
             self._matched = now
+            self._watcher.stir()
             if not self._armed:
                 self._arm()
         elif self._armed and now - self._matched > IDLE_S:
@@ -192,13 +205,13 @@ class Stream(Follower):
     def _loop(self, stopping: Stopping) -> None:
         begun = shown = swept = time.monotonic()
         probes, watcher, rulesets = self._probes, self._watcher, Rulesets()
-        spoken, duration = False, self._following.duration
+        spoken = False
         traced: tuple[Packet, ...] = ()
-        self._arm()
+        self._start(begun)
         while not stopping.asked and not self._telling.enough:
-            batch = probes.read(POLL_MS)
+            batch = probes.read(*self._wait())
             now = time.monotonic()
-            if duration is not None and now - begun >= duration:
+            if self._until and now >= self._until:
                 break
             self._matches(bool(batch.events), now)
             batch = rulesets.named(batch, self._topology.namespaces)
@@ -221,7 +234,8 @@ class Stream(Follower):
             if not spoken and not self._telling.told and now - begun > SILENCE_S:
                 spoken = True
                 self._play(Silence(now - begun, _seen(probes)))
-            time.sleep(ROUND_S)  # many events at a time cost less
+            if batch.events:
+                time.sleep(ROUND_S)  # many events at a time cost less
 
 
 def _seen(probes: Probes) -> Seen:

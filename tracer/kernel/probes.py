@@ -40,6 +40,7 @@ TRANSPORT_AT = {4: 9, 6: 6}  # offset of the protocol's number in the IP header
 NFPROTO = {4: 2, 6: 10}
 VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
 LOOK_S = 0.2  # between two looks whether watched namespaces still live
+REST_S = 5.0  # the same, while nothing is attached there
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
@@ -210,17 +211,17 @@ class Probes:
         self._hook_links.close()
         self._links_in.clear()
 
-    def read(self, timeout_ms: int) -> Batch:
-        """Wait for events, at most so long, and return what there is, in the order in which it happened: of a ring of 1 MiB
-        all, of a larger one so much at a time."""
-        records, batch = self.read_records(timeout_ms)
+    def read(self, timeout_ms: int, *others: int) -> Batch:
+        """Wait for events, or for something to read at other file descriptors, at most so long, and return what there is, in
+        the order in which it happened: of a ring of 1 MiB all, of a larger one so much at a time."""
+        records, batch = self.read_records(timeout_ms, *others)
         return replace(batch, events=self.events(records))
 
-    def read_records(self, timeout_ms: int) -> tuple[Any, Batch]:
+    def read_records(self, timeout_ms: int, *others: int) -> tuple[Any, Batch]:
         """The same without an object for each: the events as numpy's array of ring.RECORD, and what else a batch says."""
-        if time.monotonic() - self._looked > LOOK_S:
+        if time.monotonic() - self._looked > (LOOK_S if self._armed or self._rules else REST_S):
             self._let_go()
-        self._ring.wait(timeout_ms)
+        self._ring.wait(timeout_ms, *others)
         records = self._ring.read()
         before, self._lost = self._lost, list(self._lost_now)
         lost = {place: now - then for place, (now, then) in enumerate(zip(self._lost, before, strict=True)) if now > then}

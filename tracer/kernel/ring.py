@@ -71,10 +71,11 @@ class Ring:
         # a row for each place at which a record may be; without its fields, which would be copied one by one
         self._rows: Any = numpy.ndarray((self._size // 8,), f"V{RECORD.itemsize}", rest, PAGE + HEADER, (8,))
 
-    def wait(self, timeout_ms: int) -> None:
-        """Until there is data, for so long at most, or until a signal: select.poll would go on after one."""
-        asked = ctypes.create_string_buffer(struct.pack("ihh", self._fd, POLLIN, 0))
-        if _libc.poll(asked, ctypes.c_ulong(1), timeout_ms) < 0 and ctypes.get_errno() != errno.EINTR:
+    def wait(self, timeout_ms: int, *others: int) -> None:
+        """Until there is data, here or at these file descriptors, for so long at most, or until a signal: select.poll would
+        go on after one."""
+        asked = ctypes.create_string_buffer(b"".join(struct.pack("ihh", fd, POLLIN, 0) for fd in (self._fd, *others)))
+        if _libc.poll(asked, ctypes.c_ulong(1 + len(others)), timeout_ms) < 0 and ctypes.get_errno() != errno.EINTR:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def read(self) -> Any:

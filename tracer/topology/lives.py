@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from tracer.topology import netns
 
 EVENT = struct.Struct("=iIII")  # inotify_event, without the name
-MOUNT_MS = 2  # between two looks whether a new file in the folder of named namespaces is one by now
+MOUNT_MS = 2  # between the first looks whether a new file in the folder of named namespaces is one by now
+MOUNT_SHARE = 10  # then a tenth of the file's age
 FOLDER_MS = 200  # between two looks for the folder, which the first named namespace brings
-MOUNTED_NS = 200_000_000  # the longest from the file to the mount
+MOUNTED_NS = 10_000_000_000  # the longest from the file to the mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,9 @@ class Life:
 
 
 class Lives:
-    def __init__(self, named: Callable[[], Mapping[str, str]]) -> None:
-        """`named` lists the named namespaces (name -> path)."""
-        self._named = named
+    def __init__(self, named: Callable[[], Mapping[str, str]], told: Callable[[], None]) -> None:
+        """`named` lists the named namespaces (name -> path). `told` is called whenever there is something to take()."""
+        self._named, self._told = named, told
         self._inotify = netns.arrivals()
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._known: dict[str, Life] = {}  # named ones, by path
@@ -76,23 +77,25 @@ class Lives:
             if fd is not None:
                 waiting.register(fd, select.POLLIN)
         rest_ms = FOLDER_MS if self._inotify is None else None
-        pending: dict[str, int] = {}  # new files -> how long they may take to become namespaces
+        pending: dict[str, int] = {}  # files that are no namespaces yet -> since when, CLOCK_MONOTONIC ns
         while not self._stop:
-            ready = {fd for fd, _event in waiting.poll(MOUNT_MS if pending else rest_ms)}
+            age_ms = (time.monotonic_ns() - max(pending.values(), default=0)) / 1e6
+            ready = {fd for fd, _event in waiting.poll(max(MOUNT_MS, age_ms / MOUNT_SHARE) if pending else rest_ms)}
             now = time.monotonic_ns()
             if self._inotify is None and (fd := netns.arrivals()) is not None:
                 self._inotify, rest_ms = fd, None
                 waiting.register(fd, select.POLLIN)
-                self._list()
+                pending = dict.fromkeys(os.listdir(netns.NAMED), now)
             if self._wake in ready:
                 os.read(self._wake, 4096)
                 self._take_in(waiting)
             if self._inotify in ready:
-                pending |= dict.fromkeys(self._created(), now + MOUNTED_NS)
+                pending |= dict.fromkeys(self._created(), now)
             if self._inotify in ready or pending:
                 self._list()
                 there = {os.path.basename(path) for path in self._known}
-                pending = {name: until for name, until in pending.items() if name not in there and now < until}
+                pending = {name: since for name, since in pending.items()
+                           if name not in there and now < since + MOUNTED_NS}
             for fd in ready & self._processes.keys():
                 life = self._processes.pop(fd)
                 waiting.unregister(fd)
@@ -137,3 +140,4 @@ class Lives:
     def _tell(self, life: Life) -> None:
         with self._lock:
             self._found.append(life)
+        self._told()

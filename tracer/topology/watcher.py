@@ -11,6 +11,7 @@ the names of a time.
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import socket
@@ -33,7 +34,7 @@ from tracer.topology.lives import Life, Lives
 ROUND_S = 0.02  # between two rounds while things change
 PUBLISH_S = 0.15  # between two topologies
 IDLE_S = 0.1  # between two while nothing is announced
-ALIVE_S = 1.0  # between two looks for namespaces whose end nothing told
+ALIVE_S = 1.0  # between two looks for namespaces whose end nothing told; between two rounds where nobody asks
 GRACE_S = 10.0  # how long what is gone is remembered for packets that are yet to be told
 WHOLE_S, WHOLE_SHARE = 0.5, 10  # the host is read whole so seldom, and a tenth of the time at most
 AGAIN_S, FORGET_S = 0.2, 60.0  # the first and the longest wait before one device is looked for again
@@ -51,11 +52,12 @@ CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 class Watcher:
-    """A context manager. Everything but poll(), met(), `topology` and `heard` belongs to its thread once that runs;
-    `host` too. What it raises there, poll() raises."""
+    """A context manager. Everything but poll(), met(), stir(), `topology`, `heard` and `news` belongs to its thread once
+    that runs; `host` too. What it raises there, poll() raises."""
 
     topology: Topology  # the latest
     heard: int  # it has all that was announced until then, CLOCK_MONOTONIC ns
+    news: int  # a file descriptor that can be read while poll() has something
 
     def __init__(self, host: Host) -> None:
         self._host, self._directory = host, host.directory
@@ -73,6 +75,7 @@ class Watcher:
         self._again: dict[LinkKey, tuple[float, float]] = {}  # unknown device -> (not before, next wait)
         self._events: Events | None = None
         self._reconnect = (0.0, RECONNECT_S)  # (not before, next wait)
+        self._busy_until = 0.0  # monotonic s
         self._lock = threading.Lock()
         self._met: set[LinkKey] = set()
         self._stop = threading.Event()
@@ -81,7 +84,8 @@ class Watcher:
 
     def __enter__(self) -> Watcher:
         self._socket = netns.in_namespace(self._host.place.path, changes.open_socket)
-        self._lives = Lives(self._directory.named)
+        self.news, self._wake = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
+        self._lives = Lives(self._directory.named, lambda: os.eventfd_write(self._wake, 1))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             self._told: Topology | None = None
@@ -100,12 +104,15 @@ class Watcher:
 
     def __exit__(self, *_exception: object) -> None:
         self._stop.set()
+        os.eventfd_write(self._wake, 1)
         self._thread.join()
         self._close()
 
     def _close(self) -> None:
         self._socket.close()
         self._lives.close()
+        for fd in (self.news, self._wake):
+            os.close(fd)
         if self._events:
             self._events.close()
 
@@ -113,6 +120,8 @@ class Watcher:
         """The network, where it is another than at the last call. Costs next to nothing."""
         if self._failure:
             raise self._failure
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.news)
         before, self._told = self._told, self.topology
         return self._told if self._told is not before else None
 
@@ -121,19 +130,29 @@ class Watcher:
         with self._lock:
             self._met |= set(keys)
 
+    def stir(self) -> None:
+        """Packets are being told: keep `heard` near to now for a while."""
+        now = time.monotonic()
+        if now >= self._busy_until:
+            os.eventfd_write(self._wake, 1)
+        self._busy_until = now + ALIVE_S
+
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while not self._stop.wait(ROUND_S):
                 waiting = select.poll()
-                waiting.register(self._socket, select.POLLIN)
-                if self._events:
-                    waiting.register(self._events, select.POLLIN)
-                waiting.poll(0 if self._stale - {self._here} else int(IDLE_S * 1000))
+                for fd in (self._wake, self._socket.fileno(), *([self._events.fileno()] if self._events else [])):
+                    waiting.register(fd, select.POLLIN)
+                busy = self._stale or self._later or self._changes or time.monotonic() < self._busy_until
+                waiting.poll(0 if self._stale - {self._here} else int(1000 * (IDLE_S if busy else ALIVE_S)))
+                with suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
                 self._round()
         except Exception as error:  # poll() raises it
             self._failure = error
+            os.eventfd_write(self.news, 1)
 
     def _round(self) -> None:
         begun, now = time.monotonic_ns(), time.monotonic()
@@ -423,3 +442,4 @@ class Watcher:
         self.topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
                                  names, tuple(containers.values()), tuple(directory.networks()), ended,
                                  tuple(self._former), dict(self._since))
+        os.eventfd_write(self.news, 1)
