@@ -81,7 +81,7 @@ INPUT, OUTPUT = ("type filter hook input priority 0", "type filter hook output p
 def prober(kind: type[PortProber], source: str, destination: str, port: int, *, ttl: int | None = None) -> PortProber:
     address = ip_address(destination)
     path = labs.path(source)
-    return kind(path, address, port, ip_address(ADDRESS[source, address.version]), free_base_port(path), ttl=ttl)
+    return kind(path, address, port, ip_address(ADDRESS[source, address.version]), free_base_port([path]), ttl=ttl)
 
 
 def answers(asking: Prober, number: int, timeout: float = 5) -> list[Answer]:
@@ -215,7 +215,7 @@ def test_of_two_runs_each_gets_its_own_answers() -> None:
 def test_a_namespace_asks_itself(address: str) -> None:
     with ExitStack() as stack:
         stack.enter_context(listening("c2", 80))
-        source, base = ip_address(address), free_base_port(labs.path("c2"))
+        source, base = ip_address(address), free_base_port([labs.path("c2")])
         asking = stack.enter_context(SynProber(labs.path("c2"), source, 80, source, base))
         assert outline(ask(asking)) == ("reply", "open", address, 64, None, None)
 
@@ -225,7 +225,7 @@ def test_what_cannot_leave_says_why(version: int) -> None:
     nowhere = ip_address({4: "192.0.2.7", 6: "2001:db8:77::1"}[version])
     path = labs.path("outside")  # has no default route
     for kind in (SynProber, UdpProber):
-        with kind(path, nowhere, 80, None, free_base_port(path)) as asking:
+        with kind(path, nowhere, 80, None, free_base_port([path])) as asking:
             failure = asking.send(1)
         assert isinstance(failure, SendFailure)
         assert failure.errno == errno.ENETUNREACH
@@ -237,7 +237,7 @@ def test_what_cannot_leave_says_why(version: int) -> None:
 
 def test_what_cannot_be_asked_is_told_in_a_sentence() -> None:
     path, there = labs.path("c1"), ip_address(ADDRESS["c2", 4])
-    base = free_base_port(path)
+    base = free_base_port([path])
     with pytest.raises(UserError, match="no port 65536"):
         SynProber(path, there, 65536, None, base)
     with pytest.raises(UserError, match="different IP versions"):

@@ -9,14 +9,14 @@ import pytest
 
 from tracer.errors import UserError
 from tracer.traffic import ports
-from tracer.traffic.ports import free_base_port, release, reserve
+from tracer.traffic.ports import free_base_port, held, release, reserve
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> int:
     """One block, the only one to be had, which is free now."""
     monkeypatch.setattr(ports, "in_namespace", lambda path, function: function())  # setns needs root
-    base = free_base_port("-")
+    base = free_base_port(["-"])
     monkeypatch.setattr(ports, "FIRST", base)
     monkeypatch.setattr(ports, "LAST", base)
     return base
@@ -37,8 +37,8 @@ def test_a_used_port_takes_its_block(here: int, kind: int, family: int, address:
         except OSError:
             pytest.skip("no IPv6 here")
         with pytest.raises(UserError, match="no 64 free ports"):
-            free_base_port("-")
-    assert free_base_port("-") == here
+            free_base_port(["-"])
+    assert free_base_port(["-"]) == here
 
 
 def test_a_reserved_block_is_nobody_elses_until_it_is_released(here: int) -> None:
@@ -54,3 +54,9 @@ def test_a_reserved_block_is_nobody_elses_until_it_is_released(here: int) -> Non
 def test_a_block_begins_at_a_multiple_of_its_size(here: int) -> None:
     with pytest.raises(ValueError, match="not the first port"):
         reserve(here + 1, socket.SOCK_DGRAM)
+
+
+def test_a_block_that_is_held_for_a_while_is_nobody_elses(here: int) -> None:
+    with held("-", here, "udp"), pytest.raises(UserError, match="no 64 free ports"):
+        free_base_port(["-"])
+    assert free_base_port(["-"]) == here

@@ -29,7 +29,7 @@ from tracer.topology.place import Destination, Place
 from tracer.topology.rulesets import Rulesets
 from tracer.topology.way import addresses_on_the_way, source_address
 from tracer.traffic.answer import SendFailure
-from tracer.traffic.ports import free_base_port
+from tracer.traffic.ports import free_base_port, held
 from tracer.traffic.prober import Prober
 
 NOTHING = Batch([], 0)
@@ -98,10 +98,14 @@ class Session:
         relay = self._relay()
         if relay:
             on_the_way.add(relay.address)
-        token = free_base_port(self._source.path, port) if port else secrets.randbelow(0xFFFF) + 1
+        proxy = self._destination.place if relay else None
+        held_in = {place.netns: place.path for place in (proxy, self._source) if place}
+        token = free_base_port(held_in.values(), port) if port else secrets.randbelow(0xFFFF) + 1
         selection = Selection(address.version, transport, token, tuple(on_the_way), address, port, self._sender,
                               relay)
         with ExitStack() as stack:
+            if proxy and proxy.netns != self._source.netns:  # or it might connect from one of them
+                stack.enter_context(held(proxy.path, token, transport))
             probes = stack.enter_context(Probes(selection, self._plan.rules))
             self._changes = stack.enter_context(Changes())
             self._watch(topology, probes)

@@ -5,35 +5,39 @@ from __future__ import annotations
 import errno
 import secrets
 import socket
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from tracer.errors import UserError
 from tracer.model.selection import PORTS
 from tracer.topology.netns import in_namespace
 
 FIRST, LAST = 32768, 60992  # of the blocks: within the kernel's own range of ephemeral ports
-_KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
-def free_base_port(namespace: str, asked: int = 0) -> int:
-    """The first port of a block, chosen at random, of which nobody in the namespace uses one, neither TCP nor UDP. The port
-    that is asked is not in it: a packet's direction shows by which of its ports is."""
-    return in_namespace(namespace, lambda: _free(asked))
-
-
-def _free(asked: int) -> int:
+def free_base_port(namespaces: Collection[str], asked: int = 0) -> int:
+    """The first port of a block, chosen at random, of which nobody in these namespaces uses one, neither TCP nor UDP. The
+    port that is asked is not in it: a packet's direction shows by which of its ports is."""
     bases = [base for base in range(FIRST, LAST + 1, PORTS) if not base <= asked < base + PORTS]
     secrets.SystemRandom().shuffle(bases)
     for base in bases:
-        try:
-            for kind in _KINDS:
-                release(_bind_block(base, kind))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            continue
-        return base
+        if all(in_namespace(namespace, partial(_is_free, base)) for namespace in namespaces):
+            return base
     raise UserError(f"The sender has no {PORTS} free ports in a row between {FIRST} and {LAST + PORTS - 1}: "
                     "end a program there that holds them.")
+
+
+def _is_free(base: int) -> bool:
+    try:
+        for kind in _KINDS.values():
+            release(_bind_block(base, kind))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 def reserve(base_port: int, kind: socket.SocketKind) -> list[socket.socket]:
@@ -45,8 +49,18 @@ def reserve(base_port: int, kind: socket.SocketKind) -> list[socket.socket]:
     try:
         return _bind_block(base_port, kind)
     except OSError as error:
-        raise UserError(f"The ports {base_port} to {base_port + PORTS - 1} cannot be had in the sender's namespace "
+        raise UserError(f"The ports {base_port} to {base_port + PORTS - 1} cannot be had "
                         f"({error.strerror or error}): run it again for others.") from None
+
+
+@contextmanager
+def held(namespace: str, base_port: int, transport: str) -> Iterator[None]:
+    """reserve() in this namespace for a while, of "tcp" or "udp"."""
+    reserved = in_namespace(namespace, partial(reserve, base_port, _KINDS[transport]))
+    try:
+        yield
+    finally:
+        release(reserved)
 
 
 def release(reserved: list[socket.socket]) -> None:
