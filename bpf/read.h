@@ -14,6 +14,8 @@
      bpf_probe_read_kernel(&value_, sizeof(value_), &(pointer)->member); value_; })
 #endif
 
+#define IFF_EBRIDGE (1 << 1) /* enum netdev_priv_flags */
+#define IFF_BRIDGE_PORT (1 << 9)
 #define ETH_P_IP 0x0800
 #define ETH_P_ARP 0x0806
 #define ETH_P_IPV6 0x86DD

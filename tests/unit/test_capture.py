@@ -140,12 +140,12 @@ def test_a_full_disk_leaves_whole_items(tmp_path: Path, monkeypatch: pytest.Monk
         room = [1000, 0]
         real = os.write
 
-        def full(file: int, data: bytes) -> int:
+        def full(file: int, parts: list[memoryview]) -> int:
             if not (left := room.pop(0)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(file, data[:left])
+            return real(file, b"".join(parts)[:left])
 
-        monkeypatch.setattr("os.write", full)
+        monkeypatch.setattr("os.writev", full)
         with pytest.raises(OSError, match=r"No space left on device: .*run\.pcapng"):
             writer.play(run[2])
     assert read(path) == (run[:2], "it ends before the run did")

@@ -55,22 +55,23 @@ class RecordWriter(Writer):
         self._hashed_places: dict[int, int] = {}  # -> interface, with the names that are known now
         self._flows: dict[int, tuple[int, bytes, int, int]] = {}  # journey -> hash, packet's beginning, protocol, captured
         self._templates: dict[int, Template] = {}
+        self._out: Array = numpy.empty(0, numpy.uint8)
         self._factors = numpy.random.default_rng().integers(1 << 32, 1 << 63, 8, numpy.uint64) | numpy.uint64(1)
 
     def records(self, records: Records, rest: Batch) -> None:
         """One batch: `records`, which are cut, and what else it says."""
         self._lost += rest.lost
-        written = b""
+        written: list[bytes | memoryview] = []
         if len(records):
             written = self._blocks(records)
             self._time = int(records["time"][-1])
-        self._put(written + self._end_of_batch(rest))
+        self._put(*written, self._end_of_batch(rest))
 
     def _forget_names(self) -> None:
         super()._forget_names()
         self._hashed_places.clear()
 
-    def _blocks(self, records: Records) -> bytes:
+    def _blocks(self, records: Records) -> list[bytes | memoryview]:
         raw = records.view(numpy.uint8).reshape(len(records), records.dtype.itemsize)
         place, protocol = records["place"], records["protocol"]
         packets = raw[:, PACKET_AT:PACKET_AT + PACKET_BYTES]
@@ -114,7 +115,7 @@ class RecordWriter(Writer):
             groups.append((chosen, rows))
         ends = numpy.cumsum(sizes)
         starts = ends - sizes
-        out = numpy.empty(int(ends[-1]), numpy.uint8)
+        out = self._room(int(ends[-1]))
         for chosen, rows in groups:
             width = rows.shape[1]
             # a window at each multiple of 4 bytes, so that a row is one copy
@@ -122,7 +123,13 @@ class RecordWriter(Writer):
             windows[starts[chosen] >> 2] = rows.view(f"V{width}").ravel()
         for index, block in made.items():
             out[starts[index]:ends[index]] = numpy.frombuffer(block, numpy.uint8)
-        return b"".join((*before, out.tobytes()))
+        return [b"".join(before), out.data]
+
+    def _room(self, size: int) -> Array:
+        """The same memory each time: the kernel has to clear what is new."""
+        if len(self._out) < size:
+            self._out = numpy.empty(size + size // 4, numpy.uint8)
+        return self._out[:size]
 
     def _rows(self, shape: int, records: Records, raw: Array, times: Array, interfaces: Array, numbers: Array,
               before: list[bytes]) -> Array:

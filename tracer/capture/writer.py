@@ -218,17 +218,22 @@ class Writer:
                     del self._numbers[next(iter(self._numbers))]
         return number
 
-    def _put(self, data: bytes) -> None:
-        """All of it or, where the disk is full, nothing."""
-        left = memoryview(data)
+    def _put(self, *parts: bytes | memoryview) -> None:
+        """All of it or, where the disk is full, nothing. A memoryview is of bytes."""
+        left = [memoryview(part) for part in parts if part]
+        size = sum(map(len, left))
         try:
             while left:
-                left = left[os.write(self._file, left):]
+                written = os.writev(self._file, left)
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, self.size)
             raise OSError(error.errno, os.strerror(error.errno or errno.EIO), self._path) from error
-        self.size += len(data)
+        self.size += size
 
 
 def _symbol(name: str) -> bytes:

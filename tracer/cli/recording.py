@@ -12,7 +12,7 @@ from tracer import __version__
 from tracer.capture.records import RecordWriter, begun
 from tracer.capture.rotation import Names
 from tracer.cli.stopping import Stopping
-from tracer.cli.streaming import POLL_MS, RING_BYTES, STATUS_S, Follower, Following
+from tracer.cli.streaming import POLL_MS, RING_BYTES, ROUND_S, STATUS_S, Follower, Following
 from tracer.errors import ExitStatus
 from tracer.model.report import LiveStart
 from tracer.model.run import Armed, Finish, Item, LiveBegin, Sweep
@@ -116,6 +116,8 @@ class Recording(Follower):
             if self._is_full(now):
                 self._end()
                 self._begin()
+            if len(records) and not probes.behind:
+                time.sleep(ROUND_S)  # many events at a time cost less
 
     def _is_full(self, now: float) -> bool:
         plan = self._plan

@@ -21,7 +21,7 @@ from tracer.errors import UserError
 MEMBERS = {
     "sk_buff": ("dev", "len", "data_len", "head", "data", "network_header", "mac_header", "protocol", "_nfct", "vlan_proto",
                 "vlan_tci", "vlan_all", "__pkt_vlan_present_offset"),
-    "net_device": ("ifindex", "name", "nd_net"),
+    "net_device": ("ifindex", "name", "nd_net", "priv_flags"),
     "nf_conn": ("tuplehash",),
     "nf_hook_state": ("hook", "pf", "in", "out", "net"),
     "bpf_nf_ctx": ("state", "skb"),
@@ -38,8 +38,8 @@ MEMBERS = {
 # Linux 6.4 (fd9c663b9ad6) brought netfilter programs; before, their context does not exist. IPv6 and conntrack can be
 # modules.
 OPTIONAL = ("bpf_nf_ctx", "nf_conn", "fib6_result", "fib6_table", "flowi6")
-# Linux 6.2 (354259fa73e2) has the first, older ones the second.
-OPTIONAL_MEMBERS = ("vlan_all", "__pkt_vlan_present_offset")
+# Linux 6.2 (354259fa73e2) has the first, older ones the second. Without priv_flags, stacks are taken at every device.
+OPTIONAL_MEMBERS = ("vlan_all", "__pkt_vlan_present_offset", "priv_flags")
 
 PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, TYPE_TAG, ENUM64 = (
     2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 18, 19)  # BTF_KIND_*, include/uapi/linux/btf.h
@@ -139,11 +139,11 @@ class Btf:
                 continue
             if found is None:
                 raise UserError(f"This kernel's struct {name} has no member {member}: dnettrace does not know it yet.")
-            offset, type_id = found
+            offset, declared = found
             padding = f"u8 _{i}[{offset}]; " if offset else ""
             if member in OPTIONAL_MEMBERS:
                 yield f"#define HAVE_{name}_{member} 1"
-            yield f"  struct {{ {padding}{self._declare(type_id, member)}; }};"
+            yield f"  struct {{ {padding}{declared}; }};"
         yield "}; };"
 
     def _name(self, offset: int) -> str:
@@ -167,14 +167,16 @@ class Btf:
             type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), TYPEDEF)
         return self._strip(type_id) if type_id > 0 else None
 
-    def _member(self, struct_id: int, wanted: str, base: int = 0) -> tuple[int, int] | None:
-        """(byte offset, type id), also of a member of an anonymous member; None for a bit field."""
+    def _member(self, struct_id: int, wanted: str, base: int = 0) -> tuple[int, str] | None:
+        """(byte offset, C declaration), also of a member of an anonymous member; None for a bit field of broken bytes."""
         _kind, _name, _size, address, count, kflag = self._type(struct_id)
         for i in range(count):
             name, type_id, offset = (ctypes.c_uint32 * 3).from_address(address + 12 * i)
             bits, offset = (offset >> 24, offset & 0xFFFFFF) if kflag else (0, offset)
             if self._name(name) == wanted:
-                return None if bits else ((base + offset) // 8, type_id)
+                if bits in (0, 8, 16, 32) and (base + offset) % (bits or 8) == 0:
+                    return (base + offset) // 8, f"u{bits} {wanted}" if bits else self._declare(type_id, wanted)
+                return None
             inner = self._strip(type_id)
             if not self._name(name) and self._type(inner)[0] in (STRUCT, UNION):
                 found = self._member(inner, wanted, base + offset)

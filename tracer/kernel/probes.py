@@ -147,6 +147,11 @@ class Probes:
         untraced = self._rules.untraced if self._rules else {}
         return [(f"rules in {self._names.get(inode, inode)}", why) for inode, why in untraced.items()]
 
+    @property
+    def behind(self) -> bool:
+        """The last read left events that were there already."""
+        return bool(self._ring.behind)
+
     def watch(self, namespace: Namespace) -> None:
         """Have netfilter links in this namespace too, whenever armed. Where the kernel has none, that is noted once."""
         self._names[namespace.inode] = namespace.name
