@@ -83,7 +83,7 @@ class Run:
         at = next(i for i, hop in enumerate(hops) if (hop.node, hop.stage) == (node, stage))
         end = End(result, node, device or hops[at].device, stage, reason, function=function,
                   rule=rules[-1] if rules else None)
-        changed = replace(self.subject, hops=(*hops[:at], replace(hops[at], rules=rules, rules_unknown=None)), end=end)
+        changed = replace(self.subject, hops=(*hops[:at], hops[at]._replace(rules=rules, rules_unknown=None)), end=end)
         self.journeys = [changed if j is self.subject else j for j in self.journeys]
         return self
 
@@ -215,7 +215,7 @@ def test_the_host_s_firewall() -> None:
 def test_a_flushed_nat_table() -> None:
     run = Run("published").without("reply")
     assert run.subject.hops[0].node == "outside"
-    hops = tuple(replace(h, rewrite=None) for h in run.subject.hops)
+    hops = tuple(h._replace(rewrite=None) for h in run.subject.hops)
     run.journeys = [replace(run.subject, hops=hops)]
     run.ended("host", Stage.PREROUTING, reason="NO_SOCKET", function="tcp_v4_rcv").read("host", listeners=())
     run.engine(containers=(container("c2", "bridge", Published("tcp", 80, None, 8080)),))
@@ -371,7 +371,7 @@ def test_silence_after_a_delivery() -> None:
 def test_what_left_untranslated() -> None:
     def run() -> Run:
         run = Run("outside").without("reply")
-        run.journeys = [replace(run.subject, hops=tuple(replace(h, rewrite=None) for h in run.subject.hops))]
+        run.journeys = [replace(run.subject, hops=tuple(h._replace(rewrite=None) for h in run.subject.hops))]
         return run.read("outside", routes=(Route(ip_network("198.51.100.0/24"), None, 2, 254, "unicast", None, 0),))
 
     (found,) = run().causes()
@@ -435,7 +435,7 @@ def test_what_conntrack_calls_invalid() -> None:
     request = next(j for j in journeys if j.kind == "request")
     assert [h.stage for h in request.hops if h.conntrack == "INVALID" and h.node == "host"] == [Stage.PREROUTING]
     assert explain([request], run.topology, {1})[0].end.causes[0].name != "invalid_skips_nat"  # it was translated
-    plain = replace(request, hops=tuple(replace(h, rewrite=None) for h in request.hops))
+    plain = replace(request, hops=tuple(h._replace(rewrite=None) for h in request.hops))
     assert "invalid_skips_nat" in [c.name for c in explain([plain], run.topology, {1})[0].end.causes]
 
 
@@ -444,8 +444,8 @@ def test_what_is_not_tracked_is_not_translated() -> None:
         Route(ip_network("198.51.100.0/24"), None, 2, 254, "unicast", None, 0),))
     notrack = rule("PREROUTING", "-A PREROUTING -i docker0 -j CT --notrack", "continue", table="raw")
     run.journeys = [replace(run.subject, hops=tuple(
-        replace(h, rewrite=None, conntrack="UNTRACKED", rules=(notrack,)) if h.stage is Stage.PREROUTING else
-        replace(h, rewrite=None) for h in run.subject.hops))]
+        h._replace(rewrite=None, conntrack="UNTRACKED", rules=(notrack,)) if h.stage is Stage.PREROUTING else
+        h._replace(rewrite=None) for h in run.subject.hops))]
     found = run.causes()[0]
     assert found.name == "untracked_skips_nat" and f"raw/PREROUTING: {notrack.rule}" in found.evidence
 
@@ -475,7 +475,7 @@ def test_real_traffic_is_no_probe() -> None:
 
 def test_a_lookup_that_fails_though_there_is_a_row() -> None:
     run = Run("outside")
-    failed = tuple(replace(h, route=RouteChoice("local", None, None, None, None, None), detail="no route to 203.0.113.1")
+    failed = tuple(h._replace(route=RouteChoice("local", None, None, None, None, None), detail="no route to 203.0.113.1")
                    if h.route and h.node == "host" else h for h in run.subject.hops)
     run.journeys = [replace(run.subject, hops=failed)]
     run.ended("host", Stage.ROUTE, reason="IP_INNOROUTES")

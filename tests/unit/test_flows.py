@@ -127,7 +127,7 @@ def test_quantiles_are_right_to_a_sixteenth() -> None:
 
 def test_a_hop_without_a_time_of_its_own_is_no_end_of_a_step() -> None:
     way = hops(0, 1000, 2000, 3000)
-    (flow,) = counted(journey(tcp("a", 4000, "b", 80), way=(way[0], replace(way[1], timed=False), *way[2:])))
+    (flow,) = counted(journey(tcp("a", 4000, "b", 80), way=(way[0], way[1]._replace(timed=False), *way[2:])))
     assert [(step.before.device, step.after.device) for step in flow.request.steps] == [
         ("eth0", "docker0"), ("docker0", "eth0")]
 

@@ -71,7 +71,7 @@ def test_every_rule_of_a_docker_engine_is_dockers() -> None:
 def test_in_a_journey() -> None:
     stage2 = rule("-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP")
     hop = Hop(0, 1, "host", "br0", 2, Stage.FORWARD, rules=(rule("-A FORWARD -j DOCKER-USER"), stage2))
-    journey = Journey(1, Packet(4, "icmp", "172.30.0.1", "172.17.0.3", 84), (hop, replace(hop, rules=())),
+    journey = Journey(1, Packet(4, "icmp", "172.30.0.1", "172.17.0.3", 84), (hop, hop._replace(rules=())),
                       End(Result.DROPPED, rule=stage2), "request")
     found = owned(journey, DOCKER)
     assert [r.owner for r in found.hops[0].rules] == ["Docker", "Docker, network bridge"]

@@ -46,7 +46,7 @@ _HOPS = (
 )
 REQUEST = Journey(1, packet(), _HOPS, End(Result.DELIVERED, "c2", "eth0"), "request", 1, "c1", "c2",
                   wall_ns=1_700_000_000_000_000_000)
-DROPPED = replace(REQUEST, hops=(*_HOPS[:4], replace(_HOPS[3], t_ns=16100, stage=Stage.DROP, tables=())),
+DROPPED = replace(REQUEST, hops=(*_HOPS[:4], _HOPS[3]._replace(t_ns=16100, stage=Stage.DROP, tables=())),
                   end=End(Result.DROPPED, "host", "docker0", Stage.FORWARD, "NETFILTER_DROP",
                           "by a rule of a chain at this hook"))
 UNKNOWN = replace(REQUEST, hops=_HOPS[:2], lost_events=3, complete=False,
@@ -62,7 +62,7 @@ MASQUERADED = replace(
               table("nat", "POSTROUTING", 100), table("fw", "out", 0, "inet")),
               rewrite=Rewrite(src=("172.17.0.2", "198.51.100.2")))))
 HOSTILE = replace(REQUEST, source="c\x1b[31m1", target="[red]c2[/red]", hops=(
-    replace(_HOPS[0], node="c\x1b[31m1", device="e\u202eth", detail="[bold]x[/bold]\x07"),))
+    _HOPS[0]._replace(node="c\x1b[31m1", device="e\u202eth", detail="[bold]x[/bold]\x07"),))
 ARP = Journey(2, Packet(0, "arp", "172.17.0.2", "172.17.0.3", 28, arp_op=1),
               (Hop(0, C1, "c1", "eth0", 5, Stage.EGRESS),
                Hop(11000, HOST, "host", "docker0", 4, Stage.L2_FLOOD, Role.SWITCH, "docker0")),

@@ -143,12 +143,12 @@ def test_copies_of_a_request_are_counted() -> None:
 
 def test_a_long_name_wraps_in_its_column() -> None:
     name = "a-container-with-a-very-long-name"
-    lines = shown(replace(given.REQUEST, hops=(replace(given.REQUEST.hops[0], node=name),)), 80)
+    lines = shown(replace(given.REQUEST, hops=(given.REQUEST.hops[0]._replace(node=name),)), 80)
     assert [line.split()[0] for line in lines[1:]] == ["a-container-w", "ith-a-very-lo", "ng-name"]
 
 
 def test_wide_characters_count_as_two_columns() -> None:
-    lines = shown(replace(given.REQUEST, hops=(replace(given.REQUEST.hops[0], node="容器"), given.REQUEST.hops[2])), 80)
+    lines = shown(replace(given.REQUEST, hops=(given.REQUEST.hops[0]._replace(node="容器"), given.REQUEST.hops[2])), 80)
     assert lines[1].index("eth0") == lines[2].index("docker0") - 2
 
 

@@ -36,15 +36,15 @@ def test_a_packet_is_called_what_it_is(made: Packet, said: str) -> None:
 
 
 def test_tables_stand_in_the_order_of_priorities_with_conntrack_at_its_own() -> None:
-    hop = replace(REQUEST.hops[2], tables=(table("nat", "PREROUTING", -100), table("early", "pre", -200, "inet"),
+    hop = REQUEST.hops[2]._replace(tables=(table("nat", "PREROUTING", -100), table("early", "pre", -200, "inet"),
                                            table("raw", "PREROUTING", -300)))
     assert words.tables(hop) == "raw · inet early · conntrack NEW · nat"
-    assert words.tables(replace(hop, tables=())) == "conntrack NEW"
-    assert words.tables(replace(hop, tables=(), conntrack=None)) == ""
+    assert words.tables(hop._replace(tables=())) == "conntrack NEW"
+    assert words.tables(hop._replace(tables=(), conntrack=None)) == ""
 
 
 def test_both_ends_of_a_rewrite_are_told() -> None:
-    hop = replace(REQUEST.hops[0], rewrite=Rewrite(("10.0.0.1", "10.0.0.2"), ("10.0.0.3", "10.0.0.4")))
+    hop = REQUEST.hops[0]._replace(rewrite=Rewrite(("10.0.0.1", "10.0.0.2"), ("10.0.0.3", "10.0.0.4")))
     assert words.rewrites(hop) == "src 10.0.0.1 → 10.0.0.2, dst 10.0.0.3 → 10.0.0.4"
 
 
@@ -81,12 +81,12 @@ def test_rules_that_counters_tell() -> None:
     assert words.verdict(journey) == "✗ dropped at filter (legacy)/X by rule, as counters tell"
     assert words.perhaps_stopped_by(journey) == []
     perhaps = [replace(rule, by="candidate") for rule in (drop, replace(drop, rule=None, chain="FORWARD", policy=True))]
-    hop = replace(hop, rules=(accept, *perhaps))
+    hop = hop._replace(rules=(accept, *perhaps))
     assert words.tables(hop) == "filter: FORWARD accept · not past filter (legacy)"
     journey = replace(journey, hops=(hop,), end=replace(journey.end, rule=None))
     assert words.perhaps_stopped_by(journey) == ["perhaps by filter (legacy): -A X -j DROP",
                                                  "perhaps by filter (legacy): policy of FORWARD"]
-    passed = replace(hop, tables=(legacy,), stopped_at=(), rules=tuple(replace(r, verdict="accept") for r in perhaps))
+    passed = hop._replace(tables=(legacy,), stopped_at=(), rules=tuple(replace(r, verdict="accept") for r in perhaps))
     assert words.tables(passed) == "filter (legacy): one of 2 rules"
 
 

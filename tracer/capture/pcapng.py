@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 SECTION, INTERFACE, SIMPLE_PACKET, STATISTICS, PACKET = 0x0A0D0D0A, 1, 3, 5, 6
 OLD_PACKET = 2  # of drafts before 2009
@@ -25,7 +24,10 @@ STATISTICS_DROPPED = 5  # isb_ifdrop
 OPTION_BYTES = 0xFFFF
 ETHERNET = 1  # LINKTYPE_ETHERNET
 
+MAGIC = b"\n\r\r\n"  # of a SECTION, in either byte order
+
 _HEAD = struct.Struct("=II")
+_TAIL = struct.Struct("=I")
 _OPTION = struct.Struct("=HH")
 _PADDING = (b"", bytes(3), bytes(2), bytes(1))  # behind a length, by its remainder
 _PACKET = struct.Struct("=IIIIIII")  # type, block's length, interface, time (high, low), captured, original
@@ -37,8 +39,7 @@ class Malformed(Exception):
     """The bytes are no pcapng from here on: one sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """`body`: without type, lengths, and with its padding. `order`: "<" or ">", as the section has it."""
 
     kind: int
@@ -93,24 +94,32 @@ def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False) -> Iterat
     Malformed where it is no pcapng, or is cut within a block.
     """
     buffer, start, at = b"", 0, 0  # the block at hand begins at buffer[start], and in the file at `at`
-    order = ""
+    order, head, tail = "", _HEAD.unpack_from, _TAIL.unpack_from
     while True:
         need = 12
-        while (here := len(buffer) - start) < need or here < (need := _length(buffer, start, at, order)):
+        if (here := len(buffer) - start) >= need:
+            if buffer.startswith(MAGIC, start):
+                order = _byte_order(buffer, start)
+                head, tail = struct.Struct(f"{order}II").unpack_from, struct.Struct(f"{order}I").unpack_from
+            elif not order:
+                raise Malformed("it does not begin as pcapng does")
+            kind, need = head(buffer, start)
+            if need & 3 or not 12 <= need <= BLOCK_BYTES:
+                raise Malformed(f"the block at byte {at} says that it has {need} bytes")
+        if here < need:
             if new := stream.read(READ_BYTES):
                 buffer, start = buffer[start:] + new, 0
             elif not more():
                 if here:
                     raise Malformed(f"it is cut at byte {at + here}, within a block")
                 return
-        if buffer[start:start + 4] == b"\n\r\r\n":
-            order = _byte_order(buffer, start)
-        kind, length = struct.unpack_from(f"{order}II", buffer, start)
-        if struct.unpack_from(f"{order}I", buffer, start + length - 4)[0] != length:
+            continue
+        end = start + need
+        if tail(buffer, end - 4)[0] != need:
             raise Malformed(f"the block at byte {at} has two lengths")
-        yield Block(kind, buffer[start + 8:start + length - 4], at, order)
-        start += length
-        at += length
+        yield Block(kind, buffer[start + 8:end - 4], at, order)
+        start = end
+        at += need
 
 
 def _byte_order(buffer: bytes, start: int) -> str:
@@ -118,18 +127,6 @@ def _byte_order(buffer: bytes, start: int) -> str:
         if struct.unpack_from(f"{order}I", buffer, start + 8)[0] == BYTE_ORDER:
             return order
     raise Malformed("its byte order is unknown")
-
-
-def _length(buffer: bytes, start: int, at: int, order: str) -> int:
-    """Of the block whose first 12 bytes are there."""
-    if buffer[start:start + 4] == b"\n\r\r\n":
-        order = _byte_order(buffer, start)
-    elif not order:
-        raise Malformed("it does not begin as pcapng does")
-    length: int = struct.unpack_from(f"{order}I", buffer, start + 4)[0]
-    if length % 4 or not 12 <= length <= BLOCK_BYTES:
-        raise Malformed(f"the block at byte {at} says that it has {length} bytes")
-    return length
 
 
 def read_options(found: Block, at: int) -> Iterator[Option]:

@@ -26,6 +26,9 @@ from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 BATCH_EVENTS = 1 << 18
 STACKS = 1 << 12  # stacks that are remembered
 PART_COST = 64  # bytes that a part takes, however short
+_PLACES, _HOOKS, _PADDING = len(Place), len(HOOKS), bytes(6)
+_OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
+_LENGTH, _OPTION = struct.Struct("=I"), struct.Struct("=HH")
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
 
@@ -40,12 +43,15 @@ class Counts:
     last: int = 0
 
     def add(self, block: Block) -> None:
-        self.interfaces += block.kind == pcapng.INTERFACE
-        if block.kind == pcapng.PACKET and len(block.body) >= 12:
-            high, low = struct.unpack_from(f"{block.order}II", block.body, 4)
-            self.last = high << 32 | low
-            self.first = self.first or self.last
-        self.packets += block.kind in (pcapng.PACKET, pcapng.SIMPLE_PACKET, pcapng.OLD_PACKET)
+        if block.kind == pcapng.PACKET:
+            self.packets += 1
+            if len(block.body) >= 12:
+                high, low = struct.unpack_from(f"{block.order}II", block.body, 4)
+                self.last = high << 32 | low
+                self.first = self.first or self.last
+        else:
+            self.interfaces += block.kind == pcapng.INTERFACE
+            self.packets += block.kind in (pcapng.SIMPLE_PACKET, pcapng.OLD_PACKET)
 
 
 class Reader:
@@ -82,6 +88,8 @@ class Reader:
         try:
             for block in self._blocks:
                 self.counts.add(block)
+                if block.kind == pcapng.PACKET and (not self._with_events or self._plain(block.body)):
+                    continue
                 if block.kind == pcapng.SECTION:
                     raise Malformed(f"another file begins at byte {block.at}")
                 for item in self._items(block):
@@ -117,8 +125,27 @@ class Reader:
         if first.order != _NATIVE:
             raise UserError(f"{self._path} was written on a machine of the other byte order: replay it there.")
 
+    def _plain(self, body: bytes) -> bool:
+        """Add the event of a packet that has no more than that, as nearly all have; False for others."""
+        if len(body) < 20:
+            return False
+        captured = _LENGTH.unpack_from(body, 12)[0]
+        at, size = 20 + captured + (-captured & 3), len(body)
+        while at + 4 <= size:
+            code, length = _OPTION.unpack_from(body, at)
+            if code == pcapng.CUSTOM:
+                start, end = at + 4 + len(_OF_PACKET), at + 4 + length
+                if body.startswith(_OF_PACKET, at + 4) and body[end + (-length & 3):] == bytes(4):
+                    self._add(body[start:end], body[20 + ETHERNET_BYTES:20 + captured])
+                    return True
+                return False
+            if code not in (pcapng.PACKET_ID, pcapng.PACKET_FLAGS):
+                return False
+            at += 4 + length + (-length & 3)
+        return False
+
     def _items(self, block: Block) -> Iterator[Item]:
-        if block.kind == pcapng.PACKET and self._with_events:
+        if block.kind == pcapng.PACKET:
             _interface, _time, frame, options = read_packet(block)
             found = _custom(options)
         elif block.kind == pcapng.STATISTICS:
@@ -153,9 +180,10 @@ class Reader:
         (count,) = layout.FRAME_COUNT.unpack_from(value, size)
         behind = size + layout.FRAME_COUNT.size + 2 * count
         stack = self._stack(value[behind - 2 * count:behind], count)
-        event = Event._make((*head, packet.ljust(PACKET_BYTES, b"\0")[:PACKET_BYTES], bytes(6), stack, value[behind:]))
-        if not (event.place < len(Place) and event.hook < len(HOOKS) and event.captured <= PACKET_BYTES
-                and count <= STACK_DEPTH and len(event.tuples) in (0, TUPLES.size)):
+        tuples = value[behind:]
+        event = tuple.__new__(Event, (*head, packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0"), _PADDING, stack, tuples))
+        if not (event.place < _PLACES and event.hook < _HOOKS and event.captured <= PACKET_BYTES
+                and count <= STACK_DEPTH and (not tuples or len(tuples) == TUPLES.size)):
             raise ValueError("an event that no kernel has")
         if len(self._events) == BATCH_EVENTS:
             raise ValueError(f"more than {BATCH_EVENTS} events at a time")

@@ -52,7 +52,7 @@ def _at(hop: Hop, risen: Risen, new: bool) -> Hop:
         return hop
     if risen.unknown:
         said = f"iptables-legacy: {risen.unknown}"
-        return replace(hop, rules_unknown="; ".join(filter(None, (hop.rules_unknown, said))))
+        return hop._replace(rules_unknown="; ".join(filter(None, (hop.rules_unknown, said))))
     counts = [t for t in passed if _key(t) in risen.tables and (t.table != "nat" or new)]
     found = [rule for table in counts for rule in _decided([table], PASSES, risen.rules, sure=True)]
     # where a table without counters may have stopped it as well, a counter that rose may be due to another packet
@@ -61,7 +61,7 @@ def _at(hop: Hop, risen: Risen, new: bool) -> Hop:
     priorities = {_key(t): t.priority for t in (*(hop.tables or ()), *hop.stopped_at)}
     told = all(_key(t) in risen.tables for t in (*passed, *stopped))
     rules = sorted((*hop.rules, *found), key=lambda rule: priorities.get((rule.family, rule.table, rule.legacy), 0))
-    return replace(hop, rules=tuple(rules), rules_unknown=None if told else hop.rules_unknown)
+    return hop._replace(rules=tuple(rules), rules_unknown=None if told else hop.rules_unknown)
 
 
 def _key(table: Table) -> tuple[str, str, bool]:

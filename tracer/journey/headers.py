@@ -82,4 +82,4 @@ def is_question(packet: Packet) -> bool:
 
 
 def mac(data: bytes) -> str:
-    return ":".join(f"{byte:02x}" for byte in data)
+    return data.hex(":")

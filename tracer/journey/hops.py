@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tracer.journey.conntrack import entry
 from tracer.journey.headers import decode, mac
@@ -202,7 +201,7 @@ class HopReader:
                   rewrite=rewrite if rewrite != NOTHING else None,
                   detail=f"to {out.name}" if out and out.ifindex != first.ifindex else "")
         rules, unknown = self._walks.at_hook(group, hop, self._topology, self._machine.untraced)
-        self._hops.append(replace(hop, rules=rules, rules_unknown=unknown) if rules or unknown else hop)
+        self._hops.append(hop._replace(rules=rules, rules_unknown=unknown) if rules or unknown else hop)
 
     def _tables_behind(self, event: Event) -> tuple[Table, ...]:
         """The tables between this netfilter link and the next one, which was not reached."""

@@ -107,7 +107,7 @@ def owned(journey: Journey, topology: Topology) -> Journey:
     def told(rule: Rule) -> Rule:
         return replace(rule, owner=owner(rule, topology))
 
-    hops = tuple(replace(hop, rules=tuple(map(told, hop.rules))) if hop.rules else hop for hop in journey.hops)
+    hops = tuple(hop._replace(rules=tuple(map(told, hop.rules))) if hop.rules else hop for hop in journey.hops)
     end = replace(journey.end, rule=told(journey.end.rule)) if journey.end.rule else journey.end
     return replace(journey, hops=hops, end=end)
 

@@ -93,12 +93,12 @@ class Stream(Teller):
         if parent is not None or track.part or flooded or machine.untraced is not None:
             return read()
         context = (machine, self._tracks.topology, len(self._tracks.tracking))
-        also = (self._about(track).kind, *map(self._known_port, events))
+        also = (self._about(track).kind, *[self._known_port(event) for event in events if event.place == Place.QUEUE])
         return self._templates.journey(number, [*events, *routes], track, context, also, read)
 
     def _known_port(self, event: Event) -> tuple[int, str] | None:
-        """Where a bridge knew the destination of a frame that it sent."""
-        link = self._tracks.topology.link(event.netns, event.ifindex) if event.place == Place.QUEUE else None
+        """Where a bridge knew the destination of a frame that this device sends."""
+        link = self._tracks.topology.link(event.netns, event.ifindex)
         return self._tracks.port_of(event.netns, link.master, mac(event.ethernet[:6]), event.time) \
             if link and link.master else None
 

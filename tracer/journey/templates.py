@@ -5,7 +5,7 @@ other times. Reading them anew costs several times as much.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracer.journey.tracks import Track
@@ -14,7 +14,6 @@ from tracer.model.journey import Hop, Journey
 from tracer.model.layout import Event, Place
 
 KEPT = 1024
-_REST = [field.name for field in fields(Hop)][1:]  # behind t_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class _Template:
         begun, like, end = times[self.begun], self.journey, self.journey.end
         if self.ended is not None:
             end = replace(end, t_ns=times[self.ended] - begun)
-        hops = tuple([Hop(times[at] - begun, *rest) for at, rest in self.hops])
+        hops = tuple([tuple.__new__(Hop, (times[at] - begun, *rest)) for at, rest in self.hops])
         return Journey(number, track.packet, hops, end, like.kind, like.seq, like.source, like.target, like.parent,
                        like.wall_ns + begun - self.first, track.lost, track.lost == 0, frame=frame(track.events[0]))
 
@@ -70,7 +69,7 @@ def _template(journey: Journey, times: list[int]) -> _Template | None:
         ended = journey.end.t_ns
         if all(hop.t_ns in at for hop in journey.hops) and (ended is None or ended in at) and (
                 not journey.hops or journey.hops[0].t_ns == 0):
-            hops = tuple((at[hop.t_ns], tuple(getattr(hop, name) for name in _REST)) for hop in journey.hops)
+            hops = tuple((at[hop.t_ns], hop[1:]) for hop in journey.hops)
             return _Template(journey, begun, hops, None if ended is None else at[ended], first)
     return None
 

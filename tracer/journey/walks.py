@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tracer.journey.reasons import QUEUES
 from tracer.model.frame import ARP, FRAGMENT, IPV4, TCP, UDP
@@ -177,8 +177,8 @@ class Walks:
                     at = len(told) - 1  # the drop came before the hop that would show it
                 if at is not None and not any((r.family, r.table, r.chain) == walk.base for r in told[at].rules):
                     notes = dict.fromkeys(filter(None, (told[at].rules_unknown, *walk.unsure)))
-                    told[at] = replace(told[at], rules=(*told[at].rules, *walk.rules),
-                                       rules_unknown="; ".join(notes) or None)
+                    told[at] = told[at]._replace(rules=(*told[at].rules, *walk.rules),
+                                                 rules_unknown="; ".join(notes) or None)
         return told
 
 

@@ -13,6 +13,8 @@ from tracer.model.journey import Direction, Entry, Hop, Journey, Packet, Rewrite
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
 
 SCHEMA = 1
+KEPT = 4096
+_HOPS: dict[tuple[object, ...], tuple[tuple[object, ...], str]] = {}  # where -> (all but the time, its text)
 
 
 class JsonRenderer:
@@ -27,7 +29,8 @@ class JsonRenderer:
     def journey(self, journey: Journey, verbose: bool = False, copies: Sequence[Journey] = ()) -> None:
         """The journey, then each of its copies as an object of its own."""
         for one in (journey, *copies):
-            self.record(_journey(one))
+            # all probes of a run have one ICMP id, so that they and their answers are one flow to conntrack too
+            self.line(_journey(one, 1 if one.kind in ("request", "reply", "error") else None))
 
     def note(self, text: str) -> None:
         self.record({"type": "note", "text": text})
@@ -47,9 +50,11 @@ class JsonRenderer:
 
     def record(self, record: dict[str, object]) -> None:
         """Prints an object."""
+        self.line(json.dumps(record))
+
+    def line(self, text: str) -> None:
         # ASCII only, so that any stream takes it and no escape sequence reaches a terminal; json leaves DEL as it is.
-        line = json.dumps(record).replace("\x7f", "\\u007f")
-        self._stream.write(line + "\n")
+        self._stream.write(text.replace("\x7f", "\\u007f") + "\n")
         self._stream.flush()  # a reader at the other end of a pipe gets each journey when it has happened
 
 
@@ -66,7 +71,7 @@ class LiveJsonRenderer:
     def journey(self, journey: Journey, copies: Sequence[Journey] = ()) -> None:
         """As a run's, but `flow` tells connections apart."""
         for one in (journey, *copies):
-            self._json.record(_journey(one) | {"flow": _flow(one)})
+            self._json.line(_journey(one, _flow(one)))
 
     def note(self, text: str) -> None:
         self._json.note(text)
@@ -103,15 +108,15 @@ def _start(start: Start | LiveStart, **what: object) -> dict[str, object]:
     }
 
 
-def _journey(journey: Journey) -> dict[str, object]:
+def _journey(journey: Journey, flow: int | None) -> str:
+    """Put together from the texts of its hops, which are kept: packets of one flow share them but for the times."""
     end = journey.end
     cause = next((cause for cause in end.causes if not cause.remark), None)
-    return {
-        "type": "journey", "id": journey.id,
-        # All probes of a run have one ICMP id, so that they and their answers are one flow to conntrack too.
-        "flow": 1 if journey.kind in ("request", "reply", "error") else None,
+    head = json.dumps({
+        "type": "journey", "id": journey.id, "flow": flow,
         "direction": journey.kind if journey.kind in ("request", "reply") else None, "seq": journey.seq,
-        "packet": _packet(journey.packet), "hops": [_hop(hop) for hop in journey.hops],
+        "packet": _packet(journey.packet)})
+    tail = json.dumps({
         "end": {"result": end.result.value, "node": end.node, "device": end.device, "reason": end.reason,
                 "rule": asdict(end.rule) if end.rule else None,
                 "cause": cause.name if cause else None, "mend": cause.mend if cause else None,
@@ -121,7 +126,8 @@ def _journey(journey: Journey) -> dict[str, object]:
         "complete": journey.complete, "lost_events": journey.lost_events, "kind": journey.kind,
         "parent": journey.parent, "source": journey.source, "target": journey.target, "wall_ns": journey.wall_ns,
         "duration_ns": journey.duration_ns, "problem": journey.problem,
-    }
+    })
+    return f'{head[:-1]}, "hops": [{", ".join(map(_hop, journey.hops))}], {tail[1:]}'
 
 
 def _flow(journey: Journey) -> int | None:
@@ -137,7 +143,7 @@ def _flow(journey: Journey) -> int | None:
     return crc32(repr((packet.proto, ends)).encode())
 
 
-@lru_cache(4096)  # the same few tables, routes and entries stand at many hops
+@lru_cache(KEPT)  # the same few tables, routes and entries stand at many hops
 def _flat(value: Rule | Table | Rewrite | RouteChoice | Direction) -> dict[str, object]:
     """As asdict(), which is slow, for what holds no other data class."""
     return {name: getattr(value, name) for name in value.__slots__}
@@ -148,14 +154,25 @@ def _packet(packet: Packet) -> dict[str, object]:
         "quoted": _packet(packet.quoted) if packet.quoted else None}
 
 
-@lru_cache(4096)
+@lru_cache(KEPT)
 def _entry(entry: Entry) -> dict[str, object]:
     return {"original": _flat(entry.original), "reply": _flat(entry.reply)}
 
 
-def _hop(hop: Hop) -> dict[str, object]:
+def _hop(hop: Hop) -> str:
+    rest, key = hop[1:], (hop.netns, hop.device, hop.stage._value_, hop.detail)
+    known = _HOPS.get(key)
+    if known is None or known[0] != rest:
+        if len(_HOPS) >= KEPT:
+            _HOPS.clear()
+        known = _HOPS[key] = rest, json.dumps(_rest(hop))[1:]
+    return f'{{"t_ns": {hop.t_ns}, {known[1]}'
+
+
+def _rest(hop: Hop) -> dict[str, object]:
+    """All but the time."""
     return {
-        "t_ns": hop.t_ns, "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
+        "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
         "stage": hop.stage, "role": hop.role,  # both are strings
         "rules": [_flat(rule) for rule in hop.rules], "rules_unknown": hop.rules_unknown,
         "rewrite": _flat(hop.rewrite) if hop.rewrite else None, "route": _flat(hop.route) if hop.route else None,
