@@ -136,7 +136,7 @@ class Reader:
             if code == pcapng.CUSTOM:
                 start, end = at + 4 + len(_OF_PACKET), at + 4 + length
                 if body.startswith(_OF_PACKET, at + 4) and body[end + (-length & 3):] == bytes(4):
-                    self._add(body[start:end], body[20 + ETHERNET_BYTES:20 + captured])
+                    self._add(body, start, end, body[20 + ETHERNET_BYTES:20 + captured])
                     return True
                 return False
             if code not in (pcapng.PACKET_ID, pcapng.PACKET_FLAGS):
@@ -154,9 +154,9 @@ class Reader:
             return
         for letter, value in found:
             if letter == layout.OF_PACKET:
-                self._add(value, frame[ETHERNET_BYTES:])
+                self._add(value, 0, len(value), frame[ETHERNET_BYTES:])
             elif letter == layout.WITHOUT_PACKET:
-                self._add(value[:-PACKET_BYTES], value[-PACKET_BYTES:])
+                self._add(value, 0, len(value) - PACKET_BYTES, value[-PACKET_BYTES:])
             elif letter == layout.SYMBOLS:
                 names = value.split(b"\0")[:-1]
                 if len(names) + len(self._symbols) > layout.SYMBOL_COUNT:
@@ -173,14 +173,16 @@ class Reader:
                 self._parts_bytes = 0
                 yield self._item(data)
 
-    def _add(self, value: bytes, packet: bytes) -> None:
-        """An event, whose packet is `packet`."""
-        size = layout.EVENT_HEAD.size
-        head = layout.EVENT_HEAD.unpack_from(value)
-        (count,) = layout.FRAME_COUNT.unpack_from(value, size)
-        behind = size + layout.FRAME_COUNT.size + 2 * count
-        stack = self._stack(value[behind - 2 * count:behind], count)
-        tuples = value[behind:]
+    def _add(self, data: bytes, start: int, end: int, packet: bytes) -> None:
+        """The event at data[start:end], whose packet is `packet`."""
+        head = layout.EVENT_HEAD.unpack_from(data, start)
+        at = start + layout.EVENT_HEAD.size + layout.FRAME_COUNT.size
+        (count,) = layout.FRAME_COUNT.unpack_from(data, at - layout.FRAME_COUNT.size)
+        behind = at + 2 * count
+        numbers, tuples = data[at:behind], data[behind:end]
+        stack = self._stacks.get(numbers)
+        if stack is None:
+            stack = self._stack(numbers, count)
         event = tuple.__new__(Event, (*head, packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0"), _PADDING, stack, tuples))
         if not (event.place < _PLACES and event.hook < _HOOKS and event.captured <= PACKET_BYTES
                 and count <= STACK_DEPTH and (not tuples or len(tuples) == TUPLES.size)):
@@ -190,13 +192,11 @@ class Reader:
         self._events.append(event)
 
     def _stack(self, numbers: bytes, count: int) -> tuple[str, ...]:
-        stack = self._stacks.get(numbers)
-        if stack is None:
-            symbols = self._symbols
-            each = struct.unpack(f"={count}H", numbers)
-            stack = tuple(symbols[number] if number < len(symbols) else "?" for number in each)
-            if len(self._stacks) < STACKS and "?" not in stack:  # else its symbols may yet come
-                self._stacks[numbers] = stack
+        symbols = self._symbols
+        each = struct.unpack(f"={count}H", numbers)
+        stack = tuple(symbols[number] if number < len(symbols) else "?" for number in each)
+        if len(self._stacks) < STACKS and "?" not in stack:  # else its symbols may yet come
+            self._stacks[numbers] = stack
         return stack
 
     def _item(self, data: bytes) -> Item:

@@ -192,7 +192,7 @@ class _Way:
         if journey.end.result is Result.DELIVERED:
             self._latency.add(journey.duration_ns)
         hops = [hop for hop in journey.hops if hop.timed]
-        places = tuple((hop.node, hop.device, hop.stage.value) for hop in hops)
+        places = tuple([(hop.node, hop.device, hop.stage._value_) for hop in hops])
         for step, before, after in zip(self._ways.get(places) or self._new(places), hops, hops[1:], strict=False):
             if step is None:
                 self._left_out += 1

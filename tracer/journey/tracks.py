@@ -152,7 +152,7 @@ class Tracks:
                 continue  # a fragment, or what fragments were put together to: the packet goes on in another skb
             track.events.append(event)
             track.ended = ends
-            if track.parent is None and self._is_large(event) and track not in self._large:
+            if event.place == Place.QUEUE and track.parent is None and self._is_large(event) and track not in self._large:
                 self._large.append(track)
         if batch.lost:
             self.lost += batch.lost
@@ -219,7 +219,7 @@ class Tracks:
         return None
 
     def _is_large(self, event: Event) -> bool:
-        link = self.topology.link(event.netns, event.ifindex) if event.place == Place.QUEUE else None
+        link = self.topology.link(event.netns, event.ifindex)
         return link is not None and event.length > link.mtu + ETHERNET_BYTES
 
     def forget(self, track: Track) -> None:
