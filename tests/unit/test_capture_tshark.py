@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import missing
 from tests.functional.engine import cache
+from tests.unit.recording import load
 from tests.unit.trace import every_kind, items, write
 from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch
@@ -92,6 +94,17 @@ def test_rewrites_have_comments(tshark: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / "outside.pcapng", items("outside"))
     rows = table(tshark, path, "frame.comment", only='frame.comment contains "rewritten"')
     assert rows == [["source rewritten: 172.17.0.2 → 198.51.100.2"], ["destination rewritten: 198.51.100.2 → 172.17.0.2"]]
+
+
+def test_rules_have_comments(tshark: list[str], tmp_path: Path) -> None:
+    recording = load("rules_isolated")
+    run = [replace(item, traces=tuple(recording.traces)) if isinstance(item, Batch) else item
+           for item in items("rules_isolated")]
+    path = write(tmp_path / "rules.pcapng", run)
+    said = table(tshark, path, "frame.interface_name", "frame.comment", only='frame.comment contains "rules of ip filter"')
+    assert [name for name, _comment in said] == ["docker0 forward"]
+    assert said[0][1].startswith("rules of ip filter: -A FORWARD -j DOCKER-USER: jump → -A DOCKER-USER -j RETURN: return → ")
+    assert re.search(r" → -A DOCKER-ISOLATION-STAGE-2 -o br-\w+ -j DROP: drop$", said[0][1])
 
 
 def test_ipv6_and_translated_packets(tshark: list[str], tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from tracer.model.frame import IPV4, IPV6, TCP, UDP
+from tracer.model.frame import IPV4, IPV6, TCP, UDP, Header, header, header_of
 from tracer.model.layout import Event, Place
-from tracer.model.probes import Machine
+from tracer.model.probes import HOOKS, Machine, Trace
+from tracer.model.topology import Topology
 
 WITH_PORTS = (TCP, UDP)
 FLOWS = 1 << 14  # journeys whose addresses are remembered
+WALKS = 1 << 10  # base chains whose messages came, and whose event did not
 
 
 class Flow(NamedTuple):
@@ -23,17 +27,34 @@ class Flow(NamedTuple):
 
 
 class Comments:
-    """Remembers each journey's addresses, to see that they change."""
+    """Remembers each journey's addresses, to see that they change, and what nftables' trace messages said of packets that
+    are yet to be written."""
 
     def __init__(self) -> None:
         self._flows: dict[int, Flow] = {}
+        self._open: OrderedDict[tuple[int, int, str, str], list[Trace]] = OrderedDict()  # by namespace, id, family, table
+        self._walks: OrderedDict[tuple[int, Header], list[list[Trace]]] = OrderedDict()
+
+    def hear(self, traces: Iterable[Trace]) -> None:
+        """Those of a batch, before its events."""
+        for trace in traces:
+            place = (trace.netns, trace.id, trace.family, trace.table)
+            if trace.network:  # the first one in its base chain
+                self._open[place] = [trace]
+                key = (trace.netns, header_of(trace.protocol, trace.network, trace.transport))
+                self._walks.setdefault(key, []).append(self._open[place])
+            elif place in self._open:
+                self._open[place].append(trace)
+        for kept in (self._open, self._walks):
+            while len(kept) > WALKS:
+                kept.popitem(last=False)
 
     def remember(self, journey: int, flow: Flow) -> None:
         """What it had until now."""
         self._flows[journey] = flow
 
-    def of(self, event: Event, machine: Machine) -> list[str]:
-        said = []
+    def of(self, event: Event, machine: Machine, topology: Topology) -> list[str]:
+        said = self._rules(event, topology) if self._walks and event.place in (Place.HOOK, Place.DROP) else []
         if event.place == Place.DROP:
             said.append(f"drop reason: {machine.reasons.get(event.reason, event.reason)}")
             if event.stack:
@@ -47,6 +68,29 @@ class Comments:
                 elif len(self._flows) > FLOWS:
                     del self._flows[next(iter(self._flows))]
         return said
+
+
+    def _rules(self, event: Event, topology: Topology) -> list[str]:
+        """What the packet met at this hook, or where it was dropped: a comment for each base chain."""
+        key = (event.netns, header(event))
+        walks = self._walks.get(key, [])
+        here = walks if event.place == Place.DROP else [
+            walk for walk in walks if _hook(walk[0], topology) == HOOKS[event.hook]]
+        if here:
+            self._walks[key] = [walk for walk in walks if walk not in here]
+        return [f"rules of {walk[0].family} {walk[0].table}: {' → '.join(map(_rule, walk))}" for walk in here]
+
+
+def _hook(trace: Trace, topology: Topology) -> str | None:
+    namespace = topology.namespaces.get(trace.netns)
+    return next((chain.hook for chain in (namespace.chains or () if namespace else ()) if not chain.legacy and (
+        chain.family, chain.table, chain.name) == (trace.family, trace.table, trace.chain)), None)
+
+
+def _rule(trace: Trace) -> str:
+    if trace.kind != "rule":
+        return f"{'policy' if trace.kind == 'policy' else 'end'} of {trace.chain}: {trace.verdict}"
+    return f"{trace.text or f'{trace.chain}, handle {trace.handle}'}: {trace.verdict}"
 
 
 def flow_of(protocol: int, captured: int, packet: bytes) -> Flow | None:

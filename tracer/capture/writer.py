@@ -137,6 +137,7 @@ class Writer:
         written: list[bytes] = []
         lookups: list[Option] = []
         self._lost += batch.lost
+        self._comments.hear(batch.traces)
         for event in batch.events:
             if event.place == Place.ROUTE:
                 lookups += self._record(event, layout.WITHOUT_PACKET, event.packet)
@@ -168,7 +169,8 @@ class Writer:
             found.append((pcapng.PACKET_ID, struct.pack("=Q", number)))
         if direction := DIRECTION.get(event.place):
             found.append((pcapng.PACKET_FLAGS, struct.pack("=I", direction)))
-        found += [(pcapng.COMMENT, text.encode(errors="replace")) for text in self._comments.of(event, self._machine)]
+        said = self._comments.of(event, self._machine, self._know.topology)
+        found += [(pcapng.COMMENT, text.encode(errors="replace")) for text in said]
         found += [*lookups, *self._record(event, layout.OF_PACKET)]
         return pcapng.packet(interface, event.time + self._machine.clock_offset_ns,
                              frame(event), min(original, 0xFFFFFFFF), found)

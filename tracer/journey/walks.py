@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracer.journey.reasons import QUEUES
-from tracer.model.frame import ARP, FRAGMENT, IPV4, TCP, UDP
+from tracer.model.frame import ARP, IPV4, TCP, UDP, Header, header, header_of
 from tracer.model.journey import End, Hop, Result, Rule, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Trace
@@ -74,9 +74,6 @@ def _rule(trace: Trace) -> Rule:
                 handle=trace.handle)
 
 
-Header = tuple[int, bytes]  # EtherType, network header and 8 bytes of the transport's
-
-
 class Walks:
     """All walks of a run, and how packets passed the hooks."""
 
@@ -93,15 +90,15 @@ class Walks:
         self._lost.update(batch.lost_traces)
         for event in batch.events:
             if event.place == Place.HOOK:
-                times = self._passed.setdefault((event.netns, event.hook, event.slot, _header(event)), [])
+                times = self._passed.setdefault((event.netns, event.hook, event.slot, header(event)), [])
                 times.append(event.time)
                 if len(times) > ALIKE:
-                    self._forget(event.netns, _header(event))
+                    self._forget(event.netns, header(event))
         for trace in batch.traces:
             place = (trace.netns, trace.id, trace.family, trace.table)
             if trace.network:
                 walk = self._open[place] = Walk([trace])
-                key = _key(trace.protocol, trace.network, trace.transport)
+                key = header_of(trace.protocol, trace.network, trace.transport)
                 self._walks.setdefault((trace.netns, key), []).append(walk)
                 self._by_identity.setdefault((trace.netns, _identity(key)), []).append(walk)
             elif begun := self._open.get(place):
@@ -112,12 +109,12 @@ class Walks:
             while len(kept) > KEPT:
                 kept.popitem(last=False)
 
-    def _forget(self, netns: int, header: Header) -> None:
+    def _forget(self, netns: int, alike: Header) -> None:
         """Packets that look all the same came one after the other for long."""
-        for place in [place for place in self._passed if place[0] == netns and place[3] == header]:
+        for place in [place for place in self._passed if place[0] == netns and place[3] == alike]:
             del self._passed[place]
-        self._walks.pop((netns, header), None)
-        self._by_identity.pop((netns, _identity(header)), None)
+        self._walks.pop((netns, alike), None)
+        self._by_identity.pop((netns, _identity(alike)), None)
 
     def at_hook(self, group: Sequence[Event], hop: Hop, topology: Topology,
                 untraced: Mapping[int, str] | None) -> tuple[tuple[Rule, ...], str | None]:
@@ -130,16 +127,16 @@ class Walks:
             return (), NOT_CHOSEN if self._chosen else OFF
         if hop.netns in untraced:
             return (), f"rules are not traced here: {untraced[hop.netns]}"
-        if self._chosen and not any((event.netns, _header(event)) in self._walks for event in group):
+        if self._chosen and not any((event.netns, header(event)) in self._walks for event in group):
             return (), NOT_CHOSEN
         met: list[Walk] = []
         notes: list[str] = []
-        for header, event in {_header(event): event for event in reversed(group)}.items():
-            times = self._passed.get((event.netns, event.hook, event.slot, header), [])
+        for one, event in {header(event): event for event in reversed(group)}.items():
+            times = self._passed.get((event.netns, event.hook, event.slot, one), [])
             times = times if event.time in times else [event.time]
             rank = times.index(event.time)
             by_chain: dict[BaseChain, list[Walk]] = {}
-            for walk in self._walks.get((event.netns, header), ()):
+            for walk in self._walks.get((event.netns, one), ()):
                 chain = chains.get(walk.base)
                 if chain and chain.hook == HOOKS[event.hook] and chain.family in ("ip", "ip6", "inet"):
                     by_chain.setdefault(chain, []).append(walk)
@@ -165,7 +162,7 @@ class Walks:
         links."""
         told = self._unlinked(events, hops, topology, linked)
         last = events[-1]
-        for key in dict.fromkeys((event.netns, _header(event)) for event in events if event.place != Place.ROUTE):
+        for key in dict.fromkeys((event.netns, header(event)) for event in events if event.place != Place.ROUTE):
             chains = _chains(topology, key[0])
             for walk in self._walks.get(key, ()):
                 chain = chains.get(walk.base)
@@ -173,7 +170,7 @@ class Walks:
                 stages = STAGES.get((chain.family, chain.hook)) if chain else ()
                 at = None if stages is None else _place_of(walk, stages, told)
                 if at is None and stages is not None and walk.dropped and told and last.place == Place.DROP and \
-                        (last.netns, _header(last)) == key and told[-1].netns == last.netns:
+                        (last.netns, header(last)) == key and told[-1].netns == last.netns:
                     at = len(told) - 1  # the drop came before the hop that would show it
                 if at is not None and not any((r.family, r.table, r.chain) == walk.base for r in told[at].rules):
                     notes = dict.fromkeys(filter(None, (told[at].rules_unknown, *walk.unsure)))
@@ -186,7 +183,7 @@ class Walks:
                   linked: Collection[int]) -> list[Hop]:
         """The hops, and one for each hook that only trace messages tell of: a kernel before 6.4 has no netfilter links."""
         told = list(hops)
-        keys = dict.fromkeys((event.netns, _identity(_header(event))) for event in events if event.netns not in linked
+        keys = dict.fromkeys((event.netns, _identity(header(event))) for event in events if event.netns not in linked
                              and event.place in (Place.QUEUE, Place.RECEIVE, Place.DROP))
         for key in keys:
             chains = _chains(topology, key[0])
@@ -246,31 +243,13 @@ def _chains(topology: Topology, netns: int) -> dict[tuple[str, str, str], BaseCh
     return {(c.family, c.table, c.name): c for c in (namespace.chains or () if namespace else ()) if not c.legacy}
 
 
-def _header(event: Event) -> Header:
-    data = event.packet[:event.captured]
-    return _key(event.protocol, data, data[_size(event.protocol, data):])
-
-
-def _key(protocol: int, network: bytes, transport: bytes) -> Header:
-    if protocol == ARP:
-        return protocol, network[:28]
-    return protocol, network[:20 if protocol == IPV4 else 40] + transport[:8]
-
-
-def _identity(header: Header) -> Header:
+def _identity(whole: Header) -> Header:
     """What NAT and forwarding leave alone: the IPv4 id, the transport and of its header ICMP's type, code and sequence,
     TCP's sequence, UDP's length; IPv6 has no id, so that UDP's ports must do."""
-    protocol, data = header
+    protocol, data = whole
     if protocol == ARP or len(data) < 28:
-        return header
+        return whole
     number, network, ports = (data[9], data[4:6], b"") if protocol == IPV4 else (data[6], b"", data[-8:-4])
     transport = data[-8:]
     left = transport[4:8] if number == TCP else ports + transport[4:6] if number == UDP else transport[:2] + transport[6:]
     return protocol, network + bytes([number]) + left
-
-
-def _size(protocol: int, data: bytes) -> int:
-    """Where the transport's header begins."""
-    if protocol == IPV4:
-        return (data[0] & 15) * 4 if data else 0
-    return 48 if len(data) > 6 and data[6] == FRAGMENT else 40

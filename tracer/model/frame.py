@@ -10,6 +10,8 @@ TCP, UDP, ICMP, ICMPV6, FRAGMENT = 6, 17, 1, 58, 44
 ICMP_ERRORS = (3, 11, 12)  # they quote a packet
 NO_ETHERNET = bytes(ETHERNET_BYTES)
 
+Header = tuple[int, bytes]  # EtherType, network header and 8 bytes of the transport's
+
 
 def frame(event: Event) -> bytes:
     """As far as it was captured. Where the kernel has no Ethernet header (yet), one with the EtherType alone."""
@@ -32,6 +34,19 @@ def transport(protocol: int, packet: bytes) -> tuple[int, int]:
     if protocol == IPV4:
         return packet[9], (packet[0] & 15) * 4
     return (packet[40], 48) if packet[6] == FRAGMENT else (packet[6], 40)
+
+
+def header(event: Event) -> Header:
+    """What trace messages show of a packet too."""
+    protocol, data = event.protocol, event.packet[:event.captured]
+    at = ((data[0] & 15) * 4 if data else 0) if protocol == IPV4 else 48 if len(data) > 6 and data[6] == FRAGMENT else 40
+    return header_of(protocol, data, data[at:])
+
+
+def header_of(protocol: int, network: bytes, transport: bytes) -> Header:
+    if protocol == ARP:
+        return protocol, network[:28]
+    return protocol, network[:20 if protocol == IPV4 else 40] + transport[:8]
 
 
 def header_bytes(protocol: int, packet: bytes) -> int:
