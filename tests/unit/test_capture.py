@@ -26,7 +26,7 @@ from tracer.cli.telling import Telling
 from tracer.errors import UserError
 from tracer.model.layout import EVENT, Event, Place
 from tracer.model.probes import Batch
-from tracer.model.run import Begin, Item
+from tracer.model.run import Begin, Item, LiveBegin
 from tracer.render.json_lines import JsonRenderer
 
 SAMPLES = Path(__file__).parent / "traces"
@@ -208,6 +208,16 @@ def test_the_sample_of_version_1() -> None:
     assert isinstance(begin, Begin) and isinstance(batch, Batch)
     assert (begin.start.source.name, str(begin.selection.destination), len(batch.events)) == ("c1", "172.17.0.3", 55)
     assert {event.name.partition(b"\0")[0] for event in batch.events} >= {b"eth0", b"docker0"}
+
+
+def test_the_live_sample_of_version_1() -> None:
+    found, cut = read(SAMPLES / "version_1_live.pcapng")
+    assert cut is None
+    assert {type(item).__name__ for item in found} == {
+        "LiveBegin", "Machine", "Know", "Armed", "Sweep", "Pulse", "Batch", "Finish"}
+    begin = found[0]
+    assert isinstance(begin, LiveBegin) and begin.start.following == "icmp"
+    assert sum(len(item.events) for item in found if isinstance(item, Batch)) == 153
 
 
 def test_an_older_version_goes_through_its_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
