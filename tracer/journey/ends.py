@@ -26,6 +26,7 @@ RECEIVERS = {"icmp_rcv": "ICMP", "icmpv6_rcv": "ICMPv6", "arp_rcv": "ARP", "arp_
 KEEPERS = ("a raw socket", "a ping socket", "a packet socket", "a UDP socket", "a TCP socket")
 # The machinery of freeing, which says nothing of the place.
 FREEING = ("kfree_skb", "consume_skb", "sk_skb_reason_drop", "__kfree_skb", "kfree_skb_reason", "kfree_skb_list_reason")
+TCP_RECEIVES = ("tcp_v4_rcv", "tcp_v6_rcv")
 # the kernel's reason for an expired TTL says no more than "header"
 TTL_EXPIRED = (("IP_INHDR", "ip_forward"), ("IP_INHDR", "ip6_forward"))
 
@@ -72,6 +73,11 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     if receiver and arrived and echoed:
         return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took, inferred=True,
                    detail=f"{receiver} echo reply; that a program took a copy is concluded, since one had asked")
+    if arrived and where in TCP_RECEIVES and reason in UNSAID and _late(last) and "NO_SOCKET" in machine.reasons.values():
+        # a TIME_WAIT socket frees what it takes as a drop without a reason (tcp_v4_rcv: do_time_wait); refusals have names
+        return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took, inferred=True,
+                   detail=f"{_delivered(last, 'TCP', seen)}: concluded, since what its side had closed already (TIME_WAIT) "
+                          "takes it so")
     if receiver == "ARP" and hops and (mac := _for_another(last, topology)):  # arp_rcv() does not call that a drop
         return End(Result.DROPPED, node, device, stage, t_ns=took, function=where, inferred=True,
                    detail=f"passed over: concluded, since its frame is for {mac}, which is not {device}'s MAC")
@@ -130,6 +136,12 @@ def _for_another(event: Event, topology: Topology) -> str | None:
 def _is_echo_reply(event: Event) -> bool:
     packet = decode(event.protocol, event.packet[:event.captured])
     return packet.icmp_type is not None and packet.icmp_type == ECHO_REPLY.get(packet.proto)
+
+
+def _late(event: Event) -> bool:
+    """Is it a segment of a connection that exists, or did?"""
+    flags = (decode(event.protocol, event.packet[:event.captured]).tcp_flags or "").split()
+    return "ACK" in flags and "SYN" not in flags
 
 
 def _delivered(event: Event, receiver: str, seen: Seen) -> str:
