@@ -203,9 +203,11 @@ class Btf:
 def _libbpf() -> ctypes.CDLL:
     for name in ("libbpf.so.1", "libbpf.so.0"):
         try:
-            return ctypes.CDLL(name)
+            lib = ctypes.CDLL(name)
         except OSError:
             continue
+        lib.libbpf_set_print(None)  # what it has to say, our errors say
+        return lib
     raise UserError("libbpf is not installed: run `sudo ./scripts/setup`, or install your distribution's libbpf.")
 
 

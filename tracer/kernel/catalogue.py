@@ -19,6 +19,10 @@ class Mechanism(Enum):
     RAW_TRACEPOINT = auto()  # Linux 4.17: every read through bpf_probe_read_kernel
     NETFILTER_LINK = auto()  # Linux 6.4 (fd9c663b9ad6): at each hook, in each namespace that is watched
 
+    @property
+    def words(self) -> str:
+        return self.name.lower().replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:

@@ -50,6 +50,11 @@ def compile_program(btf: Btf, flags: tuple[str, ...], expression: str = "") -> P
                             f"above ({error}).") from None
 
 
+def bcc_version() -> str:
+    """UserError without bcc."""
+    return str(getattr(_import_bcc(), "__version__", "?"))
+
+
 def _clear_leftovers() -> None:
     """BCC wants its headers in a folder, and a `kill -9` during the 0.2 s that it compiles leaves that behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}[0-9]*-*"):
