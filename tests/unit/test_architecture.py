@@ -15,6 +15,7 @@ from tracer.kernel.architecture import ARCHITECTURES, architecture
 
 CHECKOUT = Path(__file__).parents[2]
 GENERIC = {"bpf": 280, "membarrier": 283}  # include/uapi/asm-generic/unistd.h, which arm64 takes as it is
+UNISTD = Path("/usr/include/asm-generic/unistd.h")
 
 
 def test_this_machine_s() -> None:
@@ -22,6 +23,9 @@ def test_this_machine_s() -> None:
     assert ctypes.sizeof(ctypes.c_void_p) == 8
     assert ARCHITECTURES["aarch64"].ordered is False
     assert {name: getattr(ARCHITECTURES["aarch64"], name) for name in GENERIC} == GENERIC
+    if UNISTD.exists():
+        text = UNISTD.read_text()
+        assert {name: int(re.findall(rf"#define __NR_{name} (\d+)", text)[0]) for name in GENERIC} == GENERIC
 
 
 @pytest.mark.parametrize("machine", ["aarch64_be", "armv8l", "i686", "riscv64"])

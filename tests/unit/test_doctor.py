@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import sys
 import types
@@ -25,7 +26,7 @@ from tracer.model.health import Diagnosis, EngineState, Health, Part, Rights, St
 from tracer.model.probes import Missing
 from tracer.render.diagnosis import print_text
 from tracer.render.diagnosis_json import print_json
-from tracer.topology import engine as engines, settings
+from tracer.topology import backends, engine as engines, settings
 
 WHOLE = Health(
     "this host", "6.18.0", "x86_64", None,
@@ -77,6 +78,7 @@ def test_it_fits_a_screen(width: int) -> None:
     ({"engines": ()}, [("container names", False)]),
     ({"engines": (), "wants_engine": False}, []),
     ({"engines": (EngineState("/var/run/docker.sock", None, "connection refused"),)}, [("container names", False)]),
+    ({"engines": (EngineState("10.0.0.1:2375", "Docker 28.5.2", containers=1, unreachable="c1"),)}, [("containers", False)]),
     ({"engine_problem": 'DOCKER_HOST is "x", which names no engine: set it.'}, [("a DOCKER_HOST that is one", True)]),
     ({"trial": replace(WHOLE.trial, problem="EPERM")}, [("tracepoints", True)]),
     ({"trial": replace(WHOLE.trial, missing=(Missing("netfilter", "netfilter links: this kernel has none"),))},
@@ -118,6 +120,15 @@ def test_a_lack_that_several_share_is_told_once() -> None:
     lines = screen(diagnose("1", replace(WHOLE, engines=())))
     assert sum("mend:" in line for line in lines) == 1
     assert "! container names (ping, live, record): no engine's socket is here" in lines
+    assert [line.split(None, 2)[2] for line in lines if line.startswith(("! ping", "! live", "! record"))] == [
+        "runs, without container names", "the same", "the same"]
+
+
+def test_what_has_one_mend_is_mended_once() -> None:
+    missing = tuple(Missing(probe.name, f"{probe.shows}: EPERM") for probe in CATALOGUE[2:4])
+    assert WHOLE.trial is not None
+    lines = screen(diagnose("1", replace(WHOLE, trial=replace(WHOLE.trial, missing=missing))))
+    assert [line.strip()[:5] for line in lines[-3:]] == ["! dro", "! the", "mend:"]
 
 
 def test_what_decides_the_path() -> None:
@@ -138,8 +149,11 @@ def test_why_a_mechanism_fails_is_a_line_of_its_own() -> None:
     assert WHOLE.trial is not None
     mechanisms = (Tried("cast tracepoint", False, "no bpf_rdonly_cast"), *WHOLE.trial.mechanisms[1:])
     diagnosis = diagnose("1", replace(WHOLE, trial=replace(WHOLE.trial, mechanisms=mechanisms)))
-    assert row(diagnosis, "cast tracepoint") == (State.LESS, "no bpf_rdonly_cast")
+    assert row(diagnosis, "cast tracepoint") == (None, "no bpf_rdonly_cast")
     assert diagnosis.whole  # another way does the same
+    alone = tuple(replace(tried, works=False, why="EPERM") for tried in WHOLE.trial.mechanisms)
+    refused = diagnose("1", replace(WHOLE, trial=Trial(alone, problem="EPERM")))
+    assert row(refused, "raw tracepoint") == row(refused, "netfilter link") == (State.LESS, "EPERM")
 
 
 def test_json_is_one_object() -> None:
@@ -190,6 +204,19 @@ def test_settings_are_read_where_one_is_without_root() -> None:
     assert "net.ipv4.conf.lo.rp_filter" in found
 
 
+@pytest.mark.parametrize(("file", "said"), [
+    ("xtables-nft-multi", "iptables (nf_tables)"), ("xtables-legacy-multi", "iptables (legacy)"), ("busybox", "busybox")])
+def test_the_backend_where_asking_would_load_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str,
+                                                      said: str) -> None:
+    (tmp_path / file).write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / file).chmod(0o755)
+    (tmp_path / "iptables").symlink_to(file)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(backends, "is_loaded", lambda module: False)
+    assert backends._iptables() == said
+    assert backends._nftables() == {"iptables-nft": 0, "nftables": 0}
+
+
 def test_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker, podman = str(tmp_path / "docker.sock"), str(tmp_path / "podman.sock")
     Server(docker, {"/containers/json?all=1": [], "/version": {"Version": "28.5.2", "Components": [{"Name": "Engine"}]}})
@@ -204,6 +231,17 @@ def test_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, problem = examining._engines({"DOCKER_HOST": "nonsense"})
     assert problem and problem.startswith('DOCKER_HOST is "nonsense"')
     assert [engine.chosen for engine in found] == [False, False]
+
+
+@pytest.mark.parametrize(("pid", "unreachable"), [(os.getpid(), ""), (2**22 + 1, "c1")])
+def test_an_engine_whose_containers_are_elsewhere(tmp_path: Path, pid: int, unreachable: str) -> None:
+    path = str(tmp_path / "s")
+    Server(path, {"/containers/json?all=1": [{"Id": "ab12", "Names": ["/c1"], "State": "running"}],
+                  "/containers/ab12/json": {"Id": "ab12", "Name": "/c1", "State": {"Pid": pid, "Status": "running"}},
+                  "/version": {"Version": "28.5.2"}})
+    [state], problem = examining._engines({"DOCKER_HOST": f"unix://{path}"})
+    assert problem is None
+    assert (state.containers, state.unreachable) == (1, unreachable)
 
 
 def test_podman_s_version(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tracer.doctor.rights import read_rights
 from tracer.doctor.software import read_parts
 from tracer.errors import UserError
 from tracer.model.health import EngineState, Health, Rights, Trial
-from tracer.model.topology import Namespace
+from tracer.model.topology import Container, Namespace
 from tracer.topology.backends import read_tables
 from tracer.topology.engine import SOCKETS, Engine, EngineError, find_engine
 from tracer.topology.settings import read_settings
@@ -87,7 +87,13 @@ def _asked(chosen: Engine | None, others: list[Engine]) -> Iterator[EngineState]
             continue
         seen.add(real)
         try:
-            running = sum(container.state == "running" for container in engine.containers())
-            yield EngineState(engine.place, engine.version(), chosen=engine is chosen, containers=running)
+            running = [container for container in engine.containers() if container.state == "running"]
+            far = next((container.name for container in running[:1] if not _is_near(engine.inspect(container.id))), "")
+            yield EngineState(engine.place, engine.version(), "", engine is chosen, len(running), far)
         except EngineError as error:
             yield EngineState(engine.place, None, str(error), engine is chosen)
+
+
+def _is_near(container: Container | None) -> bool:
+    """Is its process one of this machine's, as seen from this process' own PID namespace?"""
+    return container is None or not container.pid or os.path.exists(f"/proc/{container.pid}/ns")

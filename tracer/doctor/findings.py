@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tracer.kernel.catalogue import TRACEPOINT_WAYS
 from tracer.model.health import Check, EngineState, Health, Part, State
 from tracer.topology.settings import RP_FILTER
 
@@ -56,9 +57,12 @@ def _mechanisms(health: Health) -> Iterator[Check]:
     good = [tried.name for tried in health.trial.mechanisms if tried.works]
     if good:
         yield Check("mechanisms", State.GOOD, ", ".join(good))
+    ways = {way.words for way in TRACEPOINT_WAYS}
     for tried in health.trial.mechanisms:
-        if not tried.works:
-            yield Check(tried.name, State.UNKNOWN if tried.works is None else State.LESS, tried.why)
+        if tried.works is None:
+            yield Check(tried.name, State.UNKNOWN, tried.why)
+        elif not tried.works:  # of the ways of tracepoints one is enough: the others only cost less
+            yield Check(tried.name, None if ways.intersection(good) and tried.name in ways else State.LESS, tried.why)
     if health.trial.untraced:
         yield Check("rule tracing", State.LESS, health.trial.untraced)
 

@@ -92,6 +92,9 @@ def _engine(health: Health) -> Iterator[Lack]:
     elif engine.name is None:
         mend = "start it (`systemctl start docker`), or set DOCKER_HOST to one" if health.rights.root else "run it with sudo"
         yield Lack("container names", f"the engine at {engine.place} does not answer ({engine.why})", mend)
+    elif engine.unreachable:
+        yield Lack("containers", f"{engine.unreachable}'s process is not on this machine, or not to be seen from here",
+                   "run it where the engine runs; in a container, with --pid host")
 
 
 def _rules(health: Health) -> Iterator[Lack]:

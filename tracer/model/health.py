@@ -56,6 +56,7 @@ class EngineState:
     why: str = ""  # not
     chosen: bool = True  # the one that the commands ask
     containers: int = 0  # that run
+    unreachable: str = ""  # one of them, whose network namespace cannot be opened from here
 
 
 @dataclass(frozen=True, slots=True)

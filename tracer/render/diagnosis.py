@@ -26,10 +26,16 @@ def print_text(diagnosis: Diagnosis, console: Console) -> None:
     for check in diagnosis.checks:
         screen.row(check.state, check.name, check.text)
     screen.line("")
+    before = ""
     for ability in diagnosis.abilities:
-        screen.row(ability.state, ability.command, _ability(ability), NAME)
-    for lack, commands in _lacks(diagnosis.abilities):
-        screen.mend(lack, commands)
+        said = _ability(ability)
+        screen.row(ability.state, ability.command, "the same" if said == before and ability.lacks else said, NAME)
+        before = said
+    lacks = _lacks(diagnosis.abilities)
+    for at, (lack, commands) in enumerate(lacks, 1):
+        screen.lack(lack, commands)
+        if at == len(lacks) or lacks[at][0].mend != lack.mend:
+            screen.mend(lack.mend)
 
 
 def _ability(ability: Ability) -> str:
@@ -67,13 +73,15 @@ class _Screen:
         for line in rest:
             self._print(Text(" " * (self._room + 2) + line))
 
-    def mend(self, lack: Lack, commands: Sequence[str]) -> None:
+    def lack(self, lack: Lack, commands: Sequence[str]) -> None:
         mark, colour = _MARKS[State.BAD if lack.fatal else State.LESS]
         first, *rest = self._wrapped(f"{lack.what} ({', '.join(commands)}): {lack.why}", 2)
         self._print(Text.assemble((self._show(mark), colour), " ", first))
         for line in rest:
             self._print(Text(f"  {line}"))
-        for line in self._wrapped(f"mend: {lack.mend}", 2):
+
+    def mend(self, text: str) -> None:
+        for line in self._wrapped(f"mend: {text}", 2):
             self._print(Text(f"  {line}"))
 
     def _wrapped(self, text: str, indent: int) -> list[str]:

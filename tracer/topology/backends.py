@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
 
 from tracer.model.health import Tables
@@ -9,8 +11,9 @@ from tracer.topology.chains import OWN, is_loaded, read_chains
 from tracer.topology.legacy import TOOLS, read_rules
 from tracer.topology.netns import inside
 from tracer.topology.nfnetlink import GETRULE, Connection, word
-from tracer.topology.rulesets import IPTABLES, IPTABLES_TABLES, run
+from tracer.topology.rulesets import FOLDERS, IPTABLES, IPTABLES_TABLES, run
 
+NAMED = (("nft", "nf_tables"), ("legacy", "legacy"))  # what is in a file's name -> what `iptables --version` calls it
 NFT, LEGACY, NATIVE = "iptables-nft", "iptables-legacy", "nftables"
 
 
@@ -26,8 +29,17 @@ def read_tables(path: str) -> Tables:
         rules[LEGACY] = _legacy(path)
     except OSError as error:
         unread.append(f"iptables-legacy ({error.strerror or error})")
-    said = run("iptables", "--version")
-    return Tables((said or "").strip() or None, rules, tuple(unread))
+    return Tables(_iptables(), rules, tuple(unread))
+
+
+def _iptables() -> str | None:
+    """What the command says that it is. To say so, nf_tables' opens a socket, which would load nfnetlink: where that is not
+    loaded, the name of its file has to do."""
+    found = shutil.which("iptables", path=f"{os.environ.get('PATH', '')}:{FOLDERS}")
+    if found is None or is_loaded("nfnetlink"):
+        return (run("iptables", "--version") or "").strip() or None
+    name = os.path.basename(os.path.realpath(found))  # xtables-nft-multi, xtables-legacy-multi
+    return next((f"iptables ({backend})" for part, backend in NAMED if part in name), name)
 
 
 def _nftables() -> dict[str, int]:
