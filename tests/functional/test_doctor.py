@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,9 @@ import pytest
 
 from tests.functional.conftest import Dnettrace, Done, program
 from tests.functional.engine import NETNS, Engine, delete_namespace, in_netns
+from tracer.kernel import syscall
+from tracer.kernel.trial import try_mechanisms
+from tracer.topology.snapshot import read_namespace
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere"}
 HOST = f"dnt{os.getpid()}-doctor"
@@ -144,6 +148,22 @@ def test_rights_that_root_does_not_have(host: str) -> None:
     found = told(done, 1)
     assert found["rights"]["lacking"] == ["CAP_SYS_ADMIN", "CAP_BPF"]
     assert "--privileged" in lacks(found)["rights"]
+
+
+def test_a_mechanism_that_the_kernel_refuses(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = syscall.load_program
+
+    def refuse(name: str, code: bytes, kind: int, *rest: int) -> int:
+        if kind == syscall.TYPE_NETFILTER:
+            raise OSError(errno.EPERM, "EPERM: not here")
+        return load(name, code, kind, *rest)
+
+    monkeypatch.setattr(syscall, "load_program", refuse)
+    found = try_mechanisms(read_namespace(host, "host", {}))
+    assert {tried.name: tried.works for tried in found.mechanisms if "link" in tried.name or "raw" in tried.name} == {
+        "raw tracepoint": True, "netfilter link": False}
+    assert "EPERM: not here" in next(tried.why for tried in found.mechanisms if tried.name == "netfilter link")
+    assert (found.problem, found.problem_of_streams) == (None, None)
 
 
 @pytest.mark.parametrize("width", [80, 160])

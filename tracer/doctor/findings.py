@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.kernel.catalogue import TRACEPOINT_WAYS
+from tracer.kernel.catalogue import CATALOGUE, shown_by
 from tracer.model.health import Check, EngineState, Health, Part, State
 from tracer.topology.settings import RP_FILTER
 
@@ -57,12 +57,13 @@ def _mechanisms(health: Health) -> Iterator[Check]:
     good = [tried.name for tried in health.trial.mechanisms if tried.works]
     if good:
         yield Check("mechanisms", State.GOOD, ", ".join(good))
-    ways = {way.words for way in TRACEPOINT_WAYS}
+    lost = {shown_by(missing.name) for missing in health.trial.missing}
     for tried in health.trial.mechanisms:
         if tried.works is None:
             yield Check(tried.name, State.UNKNOWN, tried.why)
-        elif not tried.works:  # of the ways of tracepoints one is enough: the others only cost less
-            yield Check(tried.name, None if ways.intersection(good) and tried.name in ways else State.LESS, tried.why)
+        elif not tried.works:  # where another shows the same, that is no loss
+            shows = {probe.shows for probe in CATALOGUE for way in probe.ways if way.words == tried.name}
+            yield Check(tried.name, State.LESS if health.trial.problem or lost & shows else None, tried.why)
     if health.trial.untraced:
         yield Check("rule tracing", State.LESS, health.trial.untraced)
 

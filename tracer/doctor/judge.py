@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tracer.doctor.findings import checks
-from tracer.kernel.catalogue import CATALOGUE
+from tracer.kernel.catalogue import shown_by
 from tracer.model.health import Ability, Diagnosis, EngineState, Health, Lack, Rights
 from tracer.model.probes import Missing
 
@@ -75,8 +75,7 @@ def _kernel(command: str, health: Health) -> Iterator[Lack]:
 
 def _shown(probe: Missing) -> Lack:
     """By what the catalogue says that it shows."""
-    what = next((row.shows for row in CATALOGUE if probe.name == row.name or probe.name.startswith(f"{row.name} in ")),
-                probe.name)
+    what = shown_by(probe.name) or probe.name
     return Lack(what, probe.why.removeprefix(f"{what}: "), NEWER)
 
 

@@ -48,3 +48,8 @@ CATALOGUE = (
     Probe("fib6_table_lookup", "route lookups", "on_route6", None, TRACEPOINT_WAYS, version=6, armed=True),
     Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
 )
+
+
+def shown_by(name: str) -> str | None:
+    """What a probe shows, by its name or by what it is called where it is missing, as "netfilter in c1"."""
+    return next((probe.shows for probe in CATALOGUE if name == probe.name or name.startswith(f"{probe.name} in ")), None)

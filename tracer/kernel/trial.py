@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 
 from tracer.errors import UserError
-from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism
+from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, shown_by
 from tracer.kernel.probes import Probes, Refused
 from tracer.model.health import Trial, Tried
 from tracer.model.probes import Machine
@@ -23,11 +23,11 @@ NOWHERE = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}  # for docu
 def try_mechanisms(namespace: Namespace | None) -> Trial:
     """`namespace`: where netfilter is tried; where None, nothing of it is. UserError where nothing can be tried at all."""
     tried = [_tracepoint(way) for way in TRACEPOINT_WAYS]
-    best = next((way for way, found in zip(TRACEPOINT_WAYS, tried, strict=True) if found.works), None)
+    traces = any(found.works for found in tried)
     for mechanism in Mechanism:
         if mechanism not in TRACEPOINT_WAYS:
-            tried.append(_other(mechanism, best, namespace))
-    if best is None:
+            tried.append(_other(mechanism, traces, namespace))
+    if not traces:
         return Trial(tuple(tried), problem=tried[len(TRACEPOINT_WAYS) - 1].why)
     machines = [_probe(_selection(version), namespace) for version in (4, 6)]
     missing = {lack.name: lack for machine in machines for lack in machine.missing if not lack.name.startswith("rules in ")}
@@ -46,18 +46,20 @@ def _tracepoint(way: Mechanism) -> Tried:
     return Tried(way.words, True)
 
 
-def _other(mechanism: Mechanism, best: Mechanism | None, namespace: Namespace | None) -> Tried:
-    """One that comes beside tracepoints."""
-    if best is None or namespace is None:
-        return Tried(mechanism.words, None, "not tried: no tracepoint works" if best is None else
-                     "not tried: the network namespace cannot be read")
-    names = tuple(probe.name for probe in CATALOGUE if mechanism in probe.ways)
+def _other(mechanism: Mechanism, traces: bool, namespace: Namespace | None) -> Tried:
+    """One that comes beside tracepoints, whichever way they go."""
+    if not traces or namespace is None:
+        return Tried(mechanism.words, None, "not tried: the network namespace cannot be read" if traces else
+                     "not tried: no tracepoint works")
+    shows = {probe.shows for probe in CATALOGUE if mechanism in probe.ways}
     try:
-        machine = _probe(_selection(4), namespace, (best, mechanism))
+        machine = _probe(_selection(4), namespace, (*TRACEPOINT_WAYS, mechanism))
+    except Refused as refused:
+        return Tried(mechanism.words, False, refused.why)
     except OSError as error:
         return Tried(mechanism.words, False, error.strerror or str(error))
-    why = next((lack.why for lack in machine.missing if lack.name.startswith(names)), "")
-    return Tried(mechanism.words, not why and not set(names).isdisjoint(machine.attached), why)
+    why = next((lack.why for lack in machine.missing if shown_by(lack.name) in shows), "")
+    return Tried(mechanism.words, not why and any(shown_by(name) in shows for name in machine.attached), why)
 
 
 def _stream(namespace: Namespace | None) -> str | None:
