@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import sys
 import types
@@ -18,8 +19,9 @@ from rich.console import Console
 from tests.unit.test_topology_engine import Server
 from tracer.cli.main import main
 from tracer.doctor import examine as examining, rights, software
+from tracer.doctor.apart import apart
 from tracer.doctor.judge import diagnose
-from tracer.errors import ExitStatus
+from tracer.errors import ExitStatus, UserError
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism
 from tracer.kernel.probes import Refused
 from tracer.model.health import Diagnosis, EngineState, Health, Part, Rights, State, Tables, Trial, Tried
@@ -299,6 +301,20 @@ def test_a_kernel_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = trial.try_mechanisms(None)
     assert found.problem == "EPERM: no"
     assert [tried.works for tried in found.mechanisms] == [False] * len(TRACEPOINT_WAYS) + [None]
+
+
+def test_bcc_may_die() -> None:
+    assert apart(lambda: WHOLE.trial) == WHOLE.trial
+    with pytest.raises(UserError, match=r"died \(SIGKILL\): please report"):
+        apart(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(UserError, match=r"no tracepoint program load \(EPERM\): boot"):
+        apart(lambda: fail(Refused("EPERM")))
+    with pytest.raises(OSError, match="no room"):
+        apart(lambda: fail(OSError(28, "no room")))
 
 
 def test_status_follows_ping(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 
+from tracer.doctor.apart import apart
 from tracer.doctor.rights import read_rights
 from tracer.doctor.software import read_parts
 from tracer.errors import UserError
@@ -51,7 +52,8 @@ def _kernel(rights: Rights, path: str) -> tuple[str | None, Trial | None, str]:
         return None, None, "only root with all rights may try it" if rights.root else "only root may try it"
     try:
         from tracer.kernel.trial import try_mechanisms
-        return None, try_mechanisms(_namespace(path)), ""
+        namespace = _namespace(path)
+        return None, apart(lambda: try_mechanisms(namespace)), ""
     except ImportError as error:
         return None, None, f"{error.name} is missing"
     except UserError as error:
