@@ -161,7 +161,7 @@ static __always_inline u64 get_journey(struct sk_buff *skb, const u8 *l3, bool w
   if (!may_begin || is_shed(identity) || !filter_packet(l3, protocol, &h) || brake())
     return 0;
 #endif
-  /* unique: no two packets are first seen in one nanosecond on one CPU */
+  /* unique: no two packets are first seen in one tick of the clock on one CPU, not even in 40 ns on arm64 */
   struct followed begun = {.journey = bpf_ktime_get_ns() << 8 | (bpf_get_smp_processor_id() & 255), .identity = identity};
   following.update(&key, &begun);
   set_active(1);

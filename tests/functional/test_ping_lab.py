@@ -192,14 +192,13 @@ def own_namespaces() -> list[str]:
 def loaded_programs() -> set[int]:
     """Ids of the loaded BPF programs that have our names, by bpf(BPF_PROG_GET_NEXT_ID)."""
     import ctypes
-    import platform
     import struct
 
+    from tracer.kernel.architecture import architecture
     from tracer.kernel.catalogue import CATALOGUE
-    from tracer.kernel.syscall import SYS_BPF
 
     names = {probe.name[:15] for probe in CATALOGUE} | {f"hook_{slot}" for slot in range(12)}
-    libc, number, found, last = ctypes.CDLL(None, use_errno=True), SYS_BPF[platform.machine()], set(), 0
+    libc, number, found, last = ctypes.CDLL(None, use_errno=True), architecture().bpf, set(), 0
     while True:
         attr = ctypes.create_string_buffer(struct.pack("II", last, 0), 16)
         if libc.syscall(number, 11, attr, 16) < 0:

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "journey": {"tracer.model"},
     "capture": {"numpy", "tracer.model"},
     "traffic": {"scapy", "tracer.model", "tracer.topology.netns"},  # netns: to send from inside one
+    "doctor": {"tracer.kernel", "tracer.model", "tracer.topology"},
     "render": {"rich", "tracer.model"},
     "cli": {"click", "rich", "tracer"},
 }

@@ -16,12 +16,12 @@ from tests.conftest import missing
 try:
     import numpy
 
-    from tracer.kernel.ring import BUSY, DISCARDED, PAGE, RECORD, Ring, membarrier, no_barrier
+    from tracer.kernel import ring as ring_module
+    from tracer.kernel.ring import BUSY, DISCARDED, RECORD, Ring, membarrier, no_barrier
 except ImportError as error:
     missing(f"{error}: sudo ./scripts/setup")
 from tracer.model.layout import EVENT, EVENT_FIELDS, STACK, TUPLES, Event
 
-SIZE = 4 * PAGE
 LENGTHS = [EVENT.size, EVENT.size + TUPLES.size, EVENT.size + STACK.size, EVENT.size + 12]
 
 
@@ -29,7 +29,8 @@ class Writer:
     """The kernel's side. A record's event has its number as the time, and its bytes behind that are the number's, too."""
 
     def __init__(self, barrier: Any = None, start: int = 0) -> None:
-        self.consumer, self.rest = mmap.mmap(-1, PAGE), mmap.mmap(-1, PAGE + 2 * SIZE)
+        self.page, self.size = ring_module.PAGE, 4 * ring_module.PAGE
+        self.consumer, self.rest = mmap.mmap(-1, self.page), mmap.mmap(-1, self.page + 2 * self.size)
         self.position, self.count = start, 0
         for page in (self.consumer, self.rest):
             struct.pack_into("Q", page, 0, start)
@@ -37,22 +38,22 @@ class Writer:
 
     def _put(self, position: int, data: bytes) -> None:
         for i in range(0, len(data), 4):  # both mappings of the same page
-            at = PAGE + (position + i) % SIZE
-            self.rest[at:at + 4] = self.rest[at + SIZE:at + SIZE + 4] = data[i:i + 4]
+            at = self.page + (position + i) % self.size
+            self.rest[at:at + 4] = self.rest[at + self.size:at + self.size + 4] = data[i:i + 4]
 
     def reserve(self, length: int) -> int | None:
         """Where the record is, still busy; None without room."""
         position, taken = self.position, (length + 15) // 8 * 8
-        if position + taken - self.read_position > SIZE - 1:
+        if position + taken - self.read_position > self.size - 1:
             return None
-        self._put(position, struct.pack("II", length | BUSY, (PAGE + position % SIZE) // PAGE))
+        self._put(position, struct.pack("II", length | BUSY, (self.page + position % self.size) // self.page))
         self.position += taken
         struct.pack_into("Q", self.rest, 0, self.position)
         return position
 
     def submit(self, position: int, flags: int = 0) -> int:
         """The record's number."""
-        length = struct.unpack_from("I", self.rest, PAGE + position % SIZE)[0] & ~BUSY
+        length = struct.unpack_from("I", self.rest, self.page + position % self.size)[0] & ~BUSY
         self.count += 1
         self._put(position + 8, struct.pack("Q", self.count) + bytes([self.count % 251]) * (length - 8))
         self._put(position, struct.pack("I", length | flags))
@@ -106,7 +107,7 @@ def test_records_are_copies() -> None:
     writer = Writer()
     writer.write(LENGTHS[0])
     records = writer.ring.read()
-    while writer.position < 3 * SIZE:
+    while writer.position < 3 * writer.size:
         writer.write(LENGTHS[0])
         writer.ring.read()
     assert numbers(records) == [1]
@@ -140,10 +141,10 @@ def test_discarded_records_are_passed_over() -> None:
 
 
 def test_a_full_ring_is_read_whole() -> None:
-    writer = Writer(start=SIZE - 8)
+    writer = Writer(start=4 * ring_module.PAGE - 8)
     while writer.write(LENGTHS[2]):
         pass
-    assert writer.count == SIZE // (LENGTHS[2] + 8)
+    assert writer.count == writer.size // (LENGTHS[2] + 8)
     assert numbers(writer.ring.read()) == list(range(1, writer.count + 1))
 
 
@@ -162,9 +163,9 @@ def test_a_signal_ends_the_wait() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_many_laps_lose_nothing(barrier: Any, seed: int) -> None:
     """Records of all lengths, some discarded, some busy for a while, read at any moment; positions beyond 32 bits."""
-    chance = random.Random(seed)
-    writer = Writer(barrier, start=chance.choice([0, SIZE - 8, 2**32 - 8 * SIZE, 2**40 + 8]))
-    end = writer.position + 12 * SIZE
+    chance, size = random.Random(seed), 4 * ring_module.PAGE
+    writer = Writer(barrier, start=chance.choice([0, size - 8, 2**32 - 8 * size, 2**40 + 8]))
+    end = writer.position + 12 * size
     busy: list[int] = []
     finished: dict[int, int | None] = {}  # position -> number; None: discarded
     read: list[int] = []
@@ -187,3 +188,45 @@ def test_many_laps_lose_nothing(barrier: Any, seed: int) -> None:
     read += numbers(writer.ring.read())
     assert read == [number for _position, number in sorted(finished.items()) if number]
     assert len(read) > 100 and writer.read_position == writer.position
+
+
+@pytest.mark.parametrize("page", [4096, 16384, 65536])
+@pytest.mark.parametrize("barrier", [no_barrier, membarrier])
+def test_pages_of_any_size(page: int, barrier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """arm64 has pages of 4, 16 or 64 KiB: the two positions and the data are a page apart."""
+    monkeypatch.setattr(ring_module, "PAGE", page)
+    writer = Writer(barrier, start=4 * page - 8)  # a record that wraps is the first one
+    read: list[int] = []
+    for _lap in range(3):
+        while writer.write(LENGTHS[2], DISCARDED if writer.count % 5 == 0 else 0):
+            pass
+        read += numbers(writer.ring.read())
+        assert writer.read_position == writer.position
+    assert read == [number for number in range(1, writer.count + 1) if number % 5 != 1]
+    assert writer.count > 3 * (4 * page // (LENGTHS[2] + 8) - 1)
+
+
+@pytest.mark.parametrize(("page", "expected"), [(4096, 4096), (65536, 65536)])
+def test_counters_are_mapped_in_whole_pages(page: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(ring_module, "PAGE", page)
+    monkeypatch.setattr(ring_module, "map_entries", lambda fd: 12)
+
+    def mapped(_fd: int, length: int, *_how: int) -> bytearray:
+        asked.append(length)
+        return bytearray(length)
+
+    monkeypatch.setattr(ring_module.mmap, "mmap", mapped)
+    assert len(ring_module.map_counters(3, words=6)) == 72
+    assert asked == [expected]
+
+
+def test_a_processor_that_reorders_gets_barriers(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(ring_module, "membarrier", lambda: called.append(1))
+    writer = Writer()
+    writer.write(LENGTHS[0])
+    called.clear()
+    assert numbers(writer.ring.read()) == [1]
+    assert len(called) == 3

@@ -12,6 +12,7 @@ import click
 
 from tracer import __version__
 from tracer.cli.diff import diff
+from tracer.cli.doctor import doctor
 from tracer.cli.export import export
 from tracer.cli.info import info
 from tracer.cli.lab import lab
@@ -42,6 +43,7 @@ commands.add_command(replay)
 commands.add_command(export)
 commands.add_command(diff)
 commands.add_command(info)
+commands.add_command(doctor)
 commands.add_command(lab)
 
 

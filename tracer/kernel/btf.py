@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from tracer.errors import UserError
+from tracer.kernel.architecture import architecture
 
 # struct -> members that bpf/*.c names; embedded structs are listed after those that embed them.
 MEMBERS = {
@@ -66,7 +66,6 @@ KCONFIG = """#pragma once
 """
 EMPTY = ("uapi/linux/if_packet.h", "uapi/linux/bpf.h", "uapi/linux/ptrace.h", "uapi/linux/if_ether.h",
          "linux/log2.h", "linux/types.h", "linux/bpf_common.h")
-ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64"}  # uname -m -> arch/ of the kernel's sources
 
 
 class Btf:
@@ -203,17 +202,16 @@ class Btf:
 def _libbpf() -> ctypes.CDLL:
     for name in ("libbpf.so.1", "libbpf.so.0"):
         try:
-            return ctypes.CDLL(name)
+            lib = ctypes.CDLL(name)
         except OSError:
             continue
+        lib.libbpf_set_print(None)  # what it has to say, our errors say
+        return lib
     raise UserError("libbpf is not installed: run `sudo ./scripts/setup`, or install your distribution's libbpf.")
 
 
 def write_headers(btf: Btf, root: Path) -> None:
     """Fill `root` with what BCC takes for a kernel's sources (BCC_KERNEL_SOURCE)."""
-    arch = ARCHITECTURES.get(platform.machine())
-    if arch is None:
-        raise UserError(f"dnettrace runs on {' and '.join(ARCHITECTURES)}, not on {platform.machine()}.")
     release = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", os.uname().release)
     major, minor, patch = release.groups(default="0") if release else ("0", "0", "0")
     files = dict.fromkeys((f"include/{name}" for name in EMPTY), "")
@@ -222,7 +220,7 @@ def write_headers(btf: Btf, root: Path) -> None:
     files["include/linux/version.h"] = (
         "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))\n"
         f"#define LINUX_VERSION_CODE KERNEL_VERSION({major}, {minor}, {min(int(patch), 255)})\n")
-    files[f"arch/{arch}/include/asm/page.h"] = f"#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}\n"
+    files[f"arch/{architecture().folder}/include/asm/page.h"] = f"#define PAGE_SIZE {os.sysconf('SC_PAGE_SIZE')}\n"
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,10 @@ class Mechanism(Enum):
     RAW_TRACEPOINT = auto()  # Linux 4.17: every read through bpf_probe_read_kernel
     NETFILTER_LINK = auto()  # Linux 6.4 (fd9c663b9ad6): at each hook, in each namespace that is watched
 
+    @property
+    def words(self) -> str:
+        return self.name.lower().replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -44,3 +48,8 @@ CATALOGUE = (
     Probe("fib6_table_lookup", "route lookups", "on_route6", None, TRACEPOINT_WAYS, version=6, armed=True),
     Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
 )
+
+
+def shown_by(name: str) -> str | None:
+    """What a probe shows, by its name or by what it is called where it is missing, as "netfilter in c1"."""
+    return next((probe.shows for probe in CATALOGUE if name == probe.name or name.startswith(f"{probe.name} in ")), None)

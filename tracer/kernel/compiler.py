@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tracer.errors import UserError
+from tracer.kernel.architecture import architecture
 from tracer.kernel.btf import Btf, write_headers
 
 _PACKAGED = Path(__file__).resolve().parent.parent / "bpf"
@@ -50,6 +51,11 @@ def compile_program(btf: Btf, flags: tuple[str, ...], expression: str = "") -> P
                             f"above ({error}).") from None
 
 
+def bcc_version() -> str:
+    """UserError without bcc."""
+    return str(getattr(_import_bcc(), "__version__", "?"))
+
+
 def _clear_leftovers() -> None:
     """BCC wants its headers in a folder, and a `kill -9` during the 0.2 s that it compiles leaves that behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}[0-9]*-*"):
@@ -71,15 +77,17 @@ def _import_bcc() -> Any:
 
 @contextmanager
 def _kernel_source(root: str) -> Iterator[None]:
-    """Where libbcc looks for kernel headers, for as long as it compiles."""
-    before = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = root
+    """Where libbcc looks for kernel headers, for as long as it compiles; and for which processor it does, which it would
+    else take from the ARCH of somebody who builds kernels."""
+    ours = {"BCC_KERNEL_SOURCE": root, "ARCH": architecture().folder}
+    before = {name: os.environ[name] for name in ours if name in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        del os.environ["BCC_KERNEL_SOURCE"]
-        if before is not None:
-            os.environ["BCC_KERNEL_SOURCE"] = before
+        for name in ours:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _source(name: str) -> str:

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -53,6 +53,15 @@ MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 RECORD = struct.Struct(f"{EVENT.format}{TAIL_BYTES}s")  # of ring.RECORD
 
 
+class Refused(UserError):
+    """The kernel takes no program that would do; `why` is what it said."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"This kernel lets no tracepoint program load ({why}): boot Linux 5.10 or newer, with lockdown off "
+                         "(`cat /sys/kernel/security/lockdown`).")
+        self.why = why
+
+
 def require_root() -> None:
     if os.geteuid() != 0:
         raise UserError("Tracing needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo.")
@@ -71,9 +80,9 @@ class Probes:
     """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
     def __init__(self, selection: Selection | Stream, rules: bool = True, ring_bytes: int = 1 << 20,
-                 shed: bool = False) -> None:
+                 shed: bool = False, mechanisms: Collection[Mechanism] = tuple(Mechanism)) -> None:
         """`ring_bytes`: a power of two, and whole pages. `shed`: leave out whole journeys where events come faster than they
-        are read."""
+        are read. `mechanisms`: no other is tried."""
         require_root()
         ring = _import_ring()
         self._rules = RuleTracer(*selected(selection)) if rules and isinstance(selection, Selection) else None
@@ -82,6 +91,7 @@ class Probes:
         flags = stream_flags(selection) if isinstance(selection, Stream) else selection_flags(selection)
         self._flags = (*flags, f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
         self._selection = selection
+        self._mechanisms = mechanisms
         self._symbols: dict[int, str] = {}
         self._stacks: dict[bytes, tuple[str, ...]] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
@@ -159,7 +169,7 @@ class Probes:
             self._namespaces[namespace.inode] = namespace
         if self._rules:
             self._rules.watch(namespace)
-        if "netfilter" in self._missing:
+        if "netfilter" in self._missing or Mechanism.NETFILTER_LINK not in self._mechanisms:
             return
         if namespace.inode in self._watched:
             if netns.leads(self._watched[namespace.inode][0], namespace.inode):
@@ -284,7 +294,10 @@ class Probes:
         ways = {Mechanism.CAST_TRACEPOINT: ("-DTYPED", f"-D{'BYTES' if expression else 'HEADER'}_ID={header}"),
                 Mechanism.TYPED_TRACEPOINT: ("-DTYPED",), Mechanism.RAW_TRACEPOINT: ()}
         for way in TRACEPOINT_WAYS:
+            if way not in self._mechanisms:
+                continue
             if way is Mechanism.CAST_TRACEPOINT and not (self._cast and header):
+                why = "this kernel has no bpf_rdonly_cast (Linux 6.2 brought it)"
                 continue
             program = compile_program(self._btf, (*flags, *self._flags, *ways[way]), expression)
             if isinstance(self._selection, Selection):
@@ -301,8 +314,7 @@ class Probes:
                 self._attached.clear()
                 self._when_armed.clear()
                 program.close()
-        raise UserError(f"This kernel lets no tracepoint program load ({why}): boot Linux 5.10 or newer, with lockdown off "
-                        "(`cat /sys/kernel/security/lockdown`).")
+        raise Refused(why)
 
     def _attach(self, program: Program, probe: Probe, way: Mechanism) -> None:
         raw = way is Mechanism.RAW_TRACEPOINT

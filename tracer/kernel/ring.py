@@ -11,7 +11,6 @@ import ctypes
 import errno
 import mmap
 import os
-import platform
 import re
 import struct
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy
 
+from tracer.kernel.architecture import architecture
 from tracer.model.layout import EVENT_FIELDS, TAIL_BYTES
 
 BUSY, DISCARDED = 1 << 31, 1 << 30  # BPF_RINGBUF_BUSY_BIT: still being written; BPF_RINGBUF_DISCARD_BIT
@@ -27,7 +27,6 @@ HEADER = 8
 PAGE = mmap.PAGESIZE
 BATCH_BYTES = 1 << 20  # of the ring at a time, so that a copy stays in the cache
 POLLIN = 1
-SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 MEMBARRIER_CMD_GLOBAL_EXPEDITED = 2
 
 # struct event and what follows it, if anything does: the rest of `tail` is arbitrary.
@@ -39,7 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def membarrier() -> None:
     """All of this thread's loads and stores before are done before any behind. 1.4 µs. The kernel's code has a full barrier
     at both ends of this command, since Linux 4.16 (c5f58bd58f43), or one CPU. OSError without CONFIG_MEMBARRIER."""
-    if _libc.syscall(SYS_MEMBARRIER[platform.machine()], MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0):
+    if _libc.syscall(architecture().membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0):
         raise OSError(ctypes.get_errno(), f"membarrier: {os.strerror(ctypes.get_errno())}")
 
 
@@ -59,7 +58,7 @@ class Ring:
         """`consumer`: the reader's page, writable. `rest`: the writers' page, and the data twice. Both are buffers. `fd`: of
         the map, to wait at."""
         if barrier is None:
-            barrier = no_barrier if platform.machine() == "x86_64" else membarrier
+            barrier = no_barrier if architecture().ordered else membarrier
         barrier()  # say now if there is none
         self._barrier, self._fd = barrier, fd
         self.behind = False  # the last read left records that were there already

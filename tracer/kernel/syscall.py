@@ -8,10 +8,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 
-SYS_BPF = {"x86_64": 321, "aarch64": 280}
+from tracer.kernel.architecture import architecture
+
 PROG_LOAD, RAW_TRACEPOINT_OPEN, LINK_CREATE = 5, 17, 28  # enum bpf_cmd
 TYPE_RAW_TRACEPOINT, TYPE_TRACING, TYPE_NETFILTER = 17, 26, 32  # enum bpf_prog_type
 ATTACH_TRACE_RAW_TP, ATTACH_NETFILTER = 23, 45  # enum bpf_attach_type
@@ -21,8 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _bpf(command: int, attr: bytes) -> int:
-    number = SYS_BPF[platform.machine()]
-    fd: int = _libc.syscall(number, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
+    fd: int = _libc.syscall(architecture().bpf, command, ctypes.create_string_buffer(attr, len(attr)), len(attr))
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return fd

@@ -84,6 +84,15 @@ class Engine:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EngineError("it answers something else than a list of networks") from error
 
+    def version(self) -> str:
+        """What it calls itself, as "Docker 20.10.24"."""
+        row = self._get("/version")
+        try:
+            names = [part.get("Name") or "" for part in row.get("Components") or []]
+            return f"{'Podman' if any('Podman' in name for name in names) else 'Docker'} {row['Version']}"
+        except (AttributeError, KeyError, TypeError) as error:
+            raise EngineError("it answers something else than its version") from error
+
     def connect(self) -> None:
         """EngineError if nothing listens at its address."""
         try:

@@ -60,7 +60,7 @@ class LegacyCounters:
 
     def _read(self) -> Mapping[int, Reading | str]:
         begun = time.monotonic()
-        found = {inode: _read_namespace(*where) for inode, where in self._watched.items()}
+        found = {inode: read_rules(*where) for inode, where in self._watched.items()}
         now = time.monotonic()
         self._not_before = now + PAUSE * (now - begun)
         return found
@@ -106,7 +106,8 @@ def parse(family: str, saved: str, legacy: bool = True) -> Reading:
     return tuple(found)
 
 
-def _read_namespace(path: str, kinds: tuple[tuple[str, bool], ...]) -> Reading | str:
+def read_rules(path: str, kinds: tuple[tuple[str, bool], ...]) -> Reading | str:
+    """Of the namespace at `path`, of each (family, legacy); or why they cannot be read."""
     found: Reading = ()
     for family, legacy in kinds:
         tool = _tool(TOOLS[family], legacy)

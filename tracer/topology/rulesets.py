@@ -118,9 +118,9 @@ def _handles(connection: Connection, family: str, name: str) -> dict[str, list[i
 def _iptables(family: str, name: str) -> dict[str, list[str]] | None:
     """Each chain's rules in the words of iptables; None where it does not take the table for its own."""
     for tool in IPTABLES[family]:
-        if "-nft-" not in tool and "(nf_tables)" not in (_run(tool, "-V") or ""):
+        if "-nft-" not in tool and "(nf_tables)" not in (run(tool, "-V") or ""):
             continue  # iptables-legacy would make the tables that it is asked for
-        lines = (_run(tool, "-t", name) or "").splitlines()
+        lines = (run(tool, "-t", name) or "").splitlines()
         if f"*{name}" not in lines:
             continue
         if any((line.startswith("#") and "incompatible" in line) or "[unsupported revision]" in line for line in lines):
@@ -135,7 +135,7 @@ def _iptables(family: str, name: str) -> dict[str, list[str]] | None:
 
 def _nft(family: str, name: str) -> dict[Key, str] | str:
     """The table's rules in the words of nft, without counts and sets' elements, or why they cannot be had."""
-    said = _run("nft", "-a", "-s", "-t", "list", "table", family, name)
+    said = run("nft", "-a", "-s", "-t", "list", "table", family, name)
     if said is None:
         return "its text needs nft, which is not there or may not read the table"
     rules: dict[Key, str] = {}
@@ -156,7 +156,8 @@ def _nft(family: str, name: str) -> dict[Key, str] | str:
     return rules
 
 
-def _run(*command: str) -> str | None:
+def run(*command: str) -> str | None:
+    """What it prints; None where it is not installed, fails, or takes too long."""
     program = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:{FOLDERS}")
     if program is None:
         return None

@@ -75,7 +75,7 @@ def _read_in(root: str, path: str) -> bytes:
 def _open_in(top: int, path: str) -> int:
     """openat2() with RESOLVE_IN_ROOT: `..`, absolute paths and symlinks end at `top`, and magic links are refused."""
     how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
-    fd: int = _libc.syscall(_SYS_OPENAT2, top, os.fsencode(path), how, len(how))
+    fd: int = _libc.syscall(_SYS_OPENAT2, top, os.fsencode(path), how, ctypes.c_size_t(len(how)))
     if fd < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
