@@ -60,7 +60,7 @@ class LegacyCounters:
 
     def _read(self) -> Mapping[int, Reading | str]:
         begun = time.monotonic()
-        found = {inode: _read_namespace(*where) for inode, where in self._watched.items()}
+        found = {inode: read_tables(*where) for inode, where in self._watched.items()}
         now = time.monotonic()
         self._not_before = now + PAUSE * (now - begun)
         return found
@@ -106,7 +106,8 @@ def parse(family: str, saved: str, legacy: bool = True) -> Reading:
     return tuple(found)
 
 
-def _read_namespace(path: str, kinds: tuple[tuple[str, bool], ...]) -> Reading | str:
+def read_tables(path: str, kinds: tuple[tuple[str, bool], ...]) -> Reading | str:
+    """The rules of iptables, of each (family, legacy), in the namespace at `path`, or why they could not be read."""
     found: Reading = ()
     for family, legacy in kinds:
         tool = _tool(TOOLS[family], legacy)
