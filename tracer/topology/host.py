@@ -236,7 +236,8 @@ class Host:
     def topology(self, extra: Iterable[int] = (), *, listeners: bool = True) -> Topology:
         """The host, every place that was asked for and the namespaces `extra` (inodes) as they are now."""
         wanted = dict.fromkeys([*self._places, *extra])
-        read = {number: self.read(number, self.directory.paths, listeners=listeners) for number in wanted}
+        paths = {self.place.netns: self.place.path, **self.directory.paths}  # where most veth pairs lead: it is tried first
+        read = {number: self.read(number, paths, listeners=listeners) for number in wanted}
         containers = {c.id: c for c in self.directory.containers()} | self.directory.inspected
         return Topology(host=self.place.netns, namespaces={n: found for n, found in read.items() if found},
                         names=dict(self.directory.names), containers=tuple(containers.values()),
