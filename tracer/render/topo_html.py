@@ -1,6 +1,7 @@
 """The picture and the tables as one page: to be searched, light or dark as its reader has it, with nothing from elsewhere.
 
-Its Content-Security-Policy allows only the style and the script that are in the page, and nothing from a network.
+What stands behind # in its address is searched for: network.html#c1. Its Content-Security-Policy allows only the style and
+the script that are in the page, and nothing from a network.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ const look = () => {
   }
   told.textContent = words.length ? found + ' found' : '';
 };
+const linked = () => { try { box.value = decodeURIComponent(location.hash.slice(1)); } catch { box.value = ''; } look(); };
 box.addEventListener('input', look);
+window.addEventListener('hashchange', linked);
+linked();
 document.addEventListener('keydown', event => {
   if (event.key === '/' && document.activeElement !== box) { event.preventDefault(); box.focus(); }
   if (event.key === 'Escape') { box.value = ''; look(); }
