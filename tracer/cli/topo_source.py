@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -13,12 +13,13 @@ from tracer.errors import UserError
 from tracer.map import findings, passage, picture, routes, rules, tables
 from tracer.map.picture import Choice
 from tracer.map.view import View
-from tracer.model.picture import Picture, Table
+from tracer.model.picture import Fact, Picture, Table
 from tracer.model.ruleset import Ruleset
 from tracer.model.topology import Address, Namespace, Topology
 
 if TYPE_CHECKING:
     from tracer.model.counters import CountedRule
+    from tracer.topology.directory import Directory
 
 _PATH = re.compile(r"(?P<source>(?:netns:)?[^:\[\]]+):(?P<goal>\[[^\]]+\]|(?:netns:)?[^:\[\]]+)"
                    r"(?::(?P<port>\d+)(?:/(?P<proto>tcp|udp))?)?")
@@ -28,7 +29,7 @@ _PATH = re.compile(r"(?P<source>(?:netns:)?[^:\[\]]+):(?P<goal>\[[^\]]+\]|(?:net
 class Source:
     topology: Topology
     file: str = ""
-    in_lab: bool = False
+    facts: tuple[Fact, ...] = ()  # beside those that the tables tell
     rulesets: Mapping[int, Ruleset] = field(default_factory=dict)  # by namespace; none of a file
 
     @property
@@ -46,7 +47,8 @@ class Source:
 
     def picture(self, choice: Choice) -> Picture:
         ruleset = self.rulesets.get(self.topology.host)
-        return replace(picture.draw(self.topology, choice), source=self.file,
+        drawn = picture.draw(self.topology, choice)
+        return replace(drawn, source=self.file, facts=(*drawn.facts, *self.facts),
                        findings=findings.findings(self.topology, ruleset),
                        unchecked=findings.unchecked(self.topology, ruleset))
 
@@ -163,11 +165,22 @@ def live(*, in_lab: bool) -> Source:
     from tracer.topology.host import Host
     from tracer.topology.ruleset import read_ruleset
 
-    topology = (Host.lab() if in_lab else Host.here(os.environ)).everything()
+    found = Host.lab() if in_lab else Host.here(os.environ)
+    topology = found.everything()
     host = topology.namespaces.get(topology.host)
     if host is None:
         raise UserError("The host's network cannot be read: run it with sudo.")
-    return Source(topology, in_lab=in_lab, rulesets={host.inode: read_ruleset(host)})
+    facts = () if in_lab else tuple(_engine(found.directory))
+    return Source(topology, facts=facts, rulesets={host.inode: read_ruleset(host)})
+
+
+def _engine(directory: Directory) -> Iterator[Fact]:
+    """Without an engine's answer, containers have no names."""
+    if directory.engine is None:
+        yield Fact("engine", "none is here: only namespaces of /run/netns have names", good=False)
+    elif directory.problem:
+        yield Fact("engine", f"none answers at {directory.engine.place} ({directory.problem}): only namespaces of "
+                   "/run/netns have names", good=False)
 
 
 def recorded(file: str) -> Source:

@@ -39,6 +39,9 @@ def unchecked(topology: Topology, ruleset: Ruleset | None) -> tuple[str, ...]:
                      and link.peer.netns not in topology.namespaces})
     nameless = sorted(link.name for link in veths if link.peer is None)
     rules = [f"rules ({why})" for why in ruleset.unknown] if ruleset else ["the rules, which a recording does not hold"]
-    return (*rules, *([f"the namespaces of {', '.join(unread)}, which were not read"] if unread else []),
-            *([f"what is behind {', '.join(nameless)}, whose other ends are in namespaces that were not read"]
-              if nameless else []))
+    return (*rules, *([f"the namespaces of {_some(unread)}, which were not read"] if unread else []),
+            *([f"what is behind {_some(nameless)}, in namespaces that have no name here"] if nameless else []))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")

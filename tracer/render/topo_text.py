@@ -91,11 +91,17 @@ class TopoText(Page):
         line.rstrip()
         yield line
         margin = self._text(f"  {stem} ", DIM)
+        indent = 2 if narrow else widths[0] + len(_GAP)
+        below = [self._text(text, REWRITE if is_port else DIM) for text, is_port in words.below(port)]
         if narrow:
-            yield margin + self._text(f"  {row[-1][0]}", DIM)
-        for text, is_port in words.below(port):
-            for part in self._columns.wrapped(self._text(text, REWRITE if is_port else DIM), 0, 0):
-                yield margin + self._text(" " * (widths[0] + len(_GAP)) if not narrow else "  ") + part
+            pair = self._text(row[-1][0], DIM)
+            room = (self._columns.width or 0) - 4 - indent
+            if below and pair.cell_len + len(_GAP) + below[0].cell_len <= room:
+                pair = pair + self._text(_GAP) + below.pop(0)
+            below.insert(0, pair)
+        for one in below:
+            for part in self._columns.fold(one, None if self._columns.width is None else self._columns.width - 4 - indent):
+                yield margin + self._text(" " * indent) + part
 
     def _state_of(self, port: Port) -> Text:
         found = words.port_state(port)
