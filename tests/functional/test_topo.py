@@ -11,6 +11,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace, Done
 from tests.functional.engine import Engine
+from tests.functional.expecting import seen, told, way
 from tests.functional.networks import every_kind
 from tests.functional.pinging import answers
 from tracer.errors import ExitStatus
@@ -127,6 +128,19 @@ def test_from_a_recording_of_the_same_engine(dnettrace: Dnettrace, engine: Engin
     ports = json.loads(done.stdout)["bridges"][0]["ports"]
     now = picture(topo, "--container", "c1")["bridges"][0]["ports"]
     assert [port["peer"]["device"] for port in ports] == [port["peer"]["device"] for port in now]
+
+
+@pytest.mark.parametrize(("path", "ping"), [("c1:c2", ("c1", "c2")), ("c1:172.18.0.2", ("c1", "172.18.0.2")),
+                                            ("c3:203.0.113.1", ("c3", "203.0.113.1"))])
+def test_the_way_that_a_packet_takes(dnettrace: Dnettrace, engine: Engine, own: str, path: str,
+                                     ping: tuple[str, ...]) -> None:
+    def on_engine(*args: str) -> Done:
+        return dnettrace(*args, netns=engine.host_netns, env=engine.env())
+
+    expected, actual = told(on_engine, path), seen(on_engine, *ping)
+    assert expected["end"]["result"] != "unknown"
+    assert way(expected) == way(actual)
+    assert expected["end"]["cause"] == actual["end"]["cause"]
 
 
 def test_faults_that_are_built(topo: Topo, engine: Engine) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tracer.errors import UserError
 from tracer.map import findings, passage, picture, routes, rules, tables
+from tracer.map.expected import expected as way
 from tracer.map.picture import Choice
 from tracer.map.view import View
+from tracer.model.journey import Journey
 from tracer.model.picture import Fact, Picture, Table
 from tracer.model.ruleset import Ruleset
 from tracer.model.topology import Address, Namespace, Topology
@@ -104,23 +106,34 @@ class Source:
         except ValueError:
             raise UserError(f'"{word}" is no IP address: give one as in `--for 172.17.0.2`.') from None
 
+    def expected(self, path: str) -> Journey:
+        """The way of a packet by the present tables."""
+        self._with_rules()
+        return way(self.topology, self._rulesets_of(self.topology.namespaces.values()), self._trip(path))
+
     def _rules(self, path: str | None) -> list[Table]:
-        if self.file:
-            raise UserError(f"{self.file} holds no rules but those that its packets met: `dnettrace replay {self.file} -v` "
-                            "shows them.")
+        self._with_rules()
         if path is None:
             ruleset = self.rulesets[self.topology.host]
             return rules.all_rules(self.host, "the host", ruleset, self._owners([ruleset]))
         trip = self._trip(path)
-        way = passage.passage(self.topology, trip, path)
-        if way.problem:
-            raise UserError(f"{way.problem}: `dnettrace topo routes --for {trip.address}` shows why.")
+        passed = passage.passage(self.topology, trip, path)
+        if passed.problem:
+            raise UserError(f"{passed.problem}: `dnettrace topo routes --for {trip.address}` shows why.")
+        read = self._rulesets_of(stop.space for stop in passed.stops)
+        return rules.met_rules(passed, read, self._owners(list(read.values())))
+
+    def _with_rules(self) -> None:
+        if self.file:
+            raise UserError(f"{self.file} holds no rules but those that its packets met: `dnettrace replay {self.file} -v` "
+                            "shows them.")
+
+    def _rulesets_of(self, spaces: Iterable[Namespace]) -> dict[int, Ruleset]:
+        """Those that are read already, and of these namespaces."""
         from tracer.topology.ruleset import read_ruleset
+
         read = dict(self.rulesets)
-        for stop in way.stops:
-            if stop.space.inode not in read:
-                read[stop.space.inode] = read_ruleset(stop.space)
-        return rules.met_rules(way, read, self._owners(list(read.values())))
+        return read | {space.inode: read_ruleset(space) for space in spaces if space.inode not in read}
 
     def _owners(self, read: list[Ruleset]) -> dict[CountedRule, str]:
         from tracer.journey.owners import owner

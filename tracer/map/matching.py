@@ -16,11 +16,12 @@ from tracer.model.counters import CountedRule
 from tracer.model.topology import Address
 
 _IPTABLES_VALUES = {"-s": "src", "-d": "dst", "-i": "came", "-o": "goes", "-p": "proto", "--dport": "dport",
-                    "--dst-type": "local"}
-_SILENT = ("comment", "addrtype", "tcp", "udp")  # modules that match by their own options alone, and -p
-_NFT = re.compile(r'(iifname|oifname|iif|oif|ip6? saddr|ip6? daddr|(?:tcp|udp) dport) (?!vmap|map |\.)(!= )?'
-                  r'(\{[^}]*\}|"[^"]*"|\S+)')
-_NFT_NAMES = {"iifname": "came", "iif": "came", "oifname": "goes", "oif": "goes"}
+                    "--dst-type": "local", "--ctstate": "state", "--state": "state"}
+_SILENT = ("comment", "addrtype", "tcp", "udp", "conntrack", "state")  # modules that match by their own options alone
+_NFT = re.compile(r"(iifname|oifname|iif|oif|ip6? saddr|ip6? daddr|ct state|(?:tcp|udp) dport) "
+                  r'(?!vmap|map |\.)(!= )?(\{[^}]*\}|"[^"]*"|\S+)')
+_NFT_NAMES = {"iifname": "came", "iif": "came", "oifname": "goes", "oif": "goes", "ct state": "state"}
+_PROTOCOLS = {"ipv6-icmp": "icmpv6", "icmp6": "icmpv6"}
 _NFT_SAYS = re.compile(r'counter( packets \d+ bytes \d+)?|(jump|goto) \S+|accept|drop|return|masquerade|'
                        r"reject.*$|dnat.*$|snat.*$|redirect.*$|xt target .*$|queue.*$|log.*?(?= accept| drop|$)")
 
@@ -40,6 +41,7 @@ class Packet:
     proto: str | None = None
     dport: int | None = None
     local: bool | None = None  # is the destination an address of the namespace itself?
+    state: str | None = None  # of its connection, as iptables names it: "NEW"
     level: int = 3  # 2: as nftables' family bridge sees it; devices are ports then
     devices: frozenset[str] | None = None  # that chains at ingress may belong to
 
@@ -123,7 +125,10 @@ def _compare(name: str, value: str, packet: Packet) -> Answer:
         stem = value.removesuffix("+").removesuffix("*")
         return device.startswith(stem) and bool(device) if stem != value else device == value
     if name == "proto":
-        return None if packet.proto is None or value.isdecimal() else packet.proto == value
+        return None if packet.proto is None or value.isdecimal() else packet.proto == _PROTOCOLS.get(value, value)
+    if name == "state":
+        states = value.upper().split(",")
+        return None if packet.state is None or {"DNAT", "SNAT"} & {*states} else packet.state in states
     if name == "dport":
         return None if packet.dport is None or not value.isdecimal() else packet.dport == int(value)
     return packet.local if value == "LOCAL" else None

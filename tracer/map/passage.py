@@ -85,7 +85,7 @@ class _Maker:
         trip = self.trip
         return tuple(Packet(name, trip.address.version, None if changed else self.sender, trip.address,
                             "" if name in ("output", "postrouting") and not came else came,
-                            "" if name in ("prerouting", "input") else goes, trip.proto, trip.port, local, level)
+                            "" if name in ("prerouting", "input") else goes, trip.proto, trip.port, local, level=level)
                      for name in names)
 
 

@@ -30,8 +30,8 @@ Owners = Mapping[CountedRule, str]
 
 
 def all_rules(space: Namespace, name: str, ruleset: Ruleset, owners: Owners) -> list[Table]:
-    bases = [base for hook in HOOKS for base in _bases(space, hook, None)]
-    rows = [row for base in bases for row in _base(base, ruleset, None, owners)[0]]
+    asked = [base for hook in HOOKS for base in bases(space, hook, None)]
+    rows = [row for base in asked for row in _base(base, ruleset, None, owners)[0]]
     return [Table("rules", f"Rules of {name}", _MEANING, _COMMAND, _COLUMNS, tuple(rows), ruleset.unknown)]
 
 
@@ -59,7 +59,7 @@ def _met(stop: Stop, ruleset: Ruleset, owners: Owners) -> tuple[list[Row], bool,
     hooks = list(stop.hooks)
     for packet in hooks:  # grows while it is gone through
         known = replace(packet, dst=None, dport=None, goes=None, local=None) if translated else packet
-        for base in _bases(stop.space, packet.hook, known):
+        for base in bases(stop.space, packet.hook, known):
             more, dropped, nat = _base(base, ruleset, known, owners)
             rows += more
             if nat and not translated:
@@ -70,7 +70,7 @@ def _met(stop: Stop, ruleset: Ruleset, owners: Owners) -> tuple[list[Row], bool,
     return rows, False, translated
 
 
-def _bases(space: Namespace, hook: str, packet: Packet | None) -> list[BaseChain]:
+def bases(space: Namespace, hook: str, packet: Packet | None) -> list[BaseChain]:
     return sorted((chain for chain in space.chains or () if chain.hook == hook and _concerns(chain, packet)),
                   key=lambda chain: chain.priority)
 

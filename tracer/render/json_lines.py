@@ -124,6 +124,12 @@ def _journey(journey: Journey) -> dict[str, object]:
     }
 
 
+def journey_fields(journey: Journey) -> dict[str, object]:
+    """Where it went and how it ended, for other outputs' objects."""
+    fields = _journey(journey)
+    return {name: fields[name] for name in ("packet", "source", "target", "hops", "end")}
+
+
 def _flow(journey: Journey) -> int | None:
     """The same number for all packets of one connection, in both directions and across NAT, and for errors about them."""
     packet = journey.packet.quoted or journey.packet
