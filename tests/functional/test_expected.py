@@ -79,3 +79,24 @@ def test_a_rule_more(in_lab: Run, rule: tuple[str, ...], result: str, words: str
 def test_what_the_tables_do_not_tell(in_lab: Run) -> None:
     end = told(in_lab, "outside:172.17.0.2")["end"]
     assert (end["result"], end["detail"]) == ("unknown", "outside has no route to 172.17.0.2")
+
+
+@pytest.mark.parametrize("destination", ["c2", "c3"])
+def test_ping_compares(in_lab: Run, destination: str) -> None:
+    done = in_lab("ping", "c1", destination, "-c", "1", "-W", "0.5", "--expected")
+    assert "It went as the tables told" in done.stdout
+
+
+def test_ping_points_at_what_the_tables_do_not_tell(in_lab: Run) -> None:
+    """Sizes are not looked at: the packet does not fit the bridge's port to c2."""
+    hops = told(in_lab, "c1:c2")["hops"]
+    port = next(hop["device"] for hop in hops if hop["stage"] == "egress" and hop["detail"].startswith("peer of c2"))
+    ip = ("nsenter", f"--net={the_lab.path('host')}", "ip", "link", "set", port, "mtu")
+    subprocess.run([*ip, "1000"], check=True, capture_output=True)
+    try:
+        done = in_lab("ping", "c1", "c2", "-c", "1", "-W", "0.5", "-s", "1200", "--expected")
+    finally:
+        subprocess.run([*ip, "1500"], check=True, capture_output=True)
+    said = " ".join(done.stdout.split())
+    assert "! Not as the tables told, after host docker0 " in said
+    assert "but it was dropped there." in said

@@ -109,7 +109,7 @@ class Source:
     def expected(self, path: str) -> Journey:
         """The way of a packet by the present tables."""
         self._with_rules()
-        return way(self.topology, self._rulesets_of(self.topology.namespaces.values()), self._trip(path))
+        return way(self.topology, lambda space: self._rulesets_of([space])[space.inode], self._trip(path))
 
     def _rules(self, path: str | None) -> list[Table]:
         self._with_rules()

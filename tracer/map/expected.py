@@ -6,7 +6,7 @@ Not looked at: tc filters, XDP, IPsec, the size of the packet, and whether a pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tracer.journey.case import USUAL_TABLES, rows
@@ -25,9 +25,10 @@ _HOPS = 64  # a loop is no way
 _ICMP = {4: ("icmp", 8), 6: ("icmpv6", 128)}
 
 
-def expected(topology: Topology, rulesets: Mapping[int, Ruleset], trip: Trip) -> Journey:
-    """`trip` without a protocol is an echo request. The end is `unknown` where the tables do not tell, with why."""
-    return _Traveller(topology, rulesets, trip).travel()
+def expected(topology: Topology, rules_of: Callable[[Namespace], Ruleset], trip: Trip) -> Journey:
+    """`trip` without a protocol is an echo request. `rules_of` is asked for the namespaces on the way alone. The end is
+    `unknown` where the tables do not tell, with why."""
+    return _Traveller(topology, rules_of, trip).travel()
 
 
 class _Ended(Exception):
@@ -38,8 +39,9 @@ class _Ended(Exception):
 @dataclass(slots=True)
 class _Traveller:
     topology: Topology
-    rulesets: Mapping[int, Ruleset]
+    rules_of: Callable[[Namespace], Ruleset]
     trip: Trip
+    read: dict[int, Ruleset] = field(default_factory=dict)  # by namespace
     hops: list[Hop] = field(default_factory=list)
     src: Address | None = None
     dst: Address | None = None
@@ -263,7 +265,7 @@ class _Traveller:
         proto = self.trip.proto or _ICMP[self.dst.version][0]
         known = Known(stage.value, self.dst.version, self.src, self.dst, came, goes, proto, self.port,
                       space.owner_of(self.dst) is not None, state="NEW")
-        decision = decide(space, self.rulesets.get(space.inode, Ruleset(space.inode)), known, masquerade, self._owner)
+        decision = decide(space, self._rules(space), known, masquerade, self._owner)
         link = space.by_name(device)
         self._add(space, link, stage, bridge=link if link and link.kind == "bridge" else None, detail=detail,
                   decision=decision)
@@ -275,6 +277,11 @@ class _Traveller:
         """Of several, the kernel chooses by rules of its own."""
         found = [i.ip for i in link.addresses if i.version == self.trip.address.version and not i.ip.is_link_local]
         return found[0] if len(found) == 1 else None
+
+    def _rules(self, space: Namespace) -> Ruleset:
+        if space.inode not in self.read:
+            self.read[space.inode] = self.rules_of(space)
+        return self.read[space.inode]
 
     def _owner(self, rule: Rule) -> str | None:
         return owner(rule, self.topology)
