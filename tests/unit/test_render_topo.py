@@ -177,11 +177,11 @@ def test_html_allows_its_own_style_and_script_only() -> None:
 def test_mermaid() -> None:
     text = flowchart(draw())
     assert text.startswith("flowchart LR\n")
-    assert re.search(r'b0 ---\|"\d+: eth0 ⇄ \d+: veth\w+"\| p0_0', text)
+    assert re.search(r'b0 ---\|"\d+: eth0 ⇄ \d+: veth\w+"\| p0_0\["c1<br/>172\.17\.0\.2  ', text)
     evil = flowchart(draw(topology=hostile()))
     assert "<script" not in evil
     assert "\x1b" not in evil
-    assert all(line.count('"') in (0, 2) for line in evil.splitlines())
+    assert all(line.count('"') in (0, 2, 4) for line in evil.splitlines())
 
 
 def test_dot() -> None:

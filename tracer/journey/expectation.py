@@ -22,6 +22,8 @@ def compared(expected: Journey, actual: Journey) -> tuple[bool, str]:
                 return False, f"Not as the tables told, after {after}: expected {a}, seen {b}."
         after = _where(one)
     told, end = expected.end, actual.end
+    if told.result is end.result is Result.DROPPED and (told.node, told.reason) == (end.node, end.reason):
+        return True, "It went as the tables told."  # of lookups that fail, not all are seen
     if len(theirs) < len(ours):
         if end.result is Result.DROPPED:
             expected_next = _where(ours[len(theirs)])

@@ -43,7 +43,8 @@ class _Traveller:
     trip: Trip
     read: dict[int, Ruleset] = field(default_factory=dict)  # by namespace
     hops: list[Hop] = field(default_factory=list)
-    src: Address | None = None
+    sender: Address | None = None
+    src: Address | None = None  # as NAT has left it, as are the next two
     dst: Address | None = None
     port: int | None = None
 
@@ -57,8 +58,8 @@ class _Traveller:
             end = done.end
         except Unsure as why:
             end = End(Result.UNKNOWN, detail=str(why))
-        packet = Packet(self.trip.address.version, self.trip.proto or proto, str(self.src or "?"), str(self.trip.address), 0,
-                        dport=self.trip.port, icmp_type=None if self.trip.proto else kind)
+        packet = Packet(self.trip.address.version, self.trip.proto or proto, str(self.sender or "?"), str(self.trip.address),
+                        0, dport=self.trip.port, icmp_type=None if self.trip.proto else kind)
         target = self.topology.owner(str(self.trip.address))
         journey = Journey(1, packet, tuple(self.hops), end, "request", 1, self.topology.node(self.trip.source.inode),
                           self.topology.node(target) if target is not None else None)
@@ -71,7 +72,7 @@ class _Traveller:
         row, link = self._route(space)
         if row.kind == "local" or link is None:
             raise Unsure(f"{self.dst} is an address of {self._name(space)} itself: the packet never leaves")
-        self.src = row.source or self._only_address(link)
+        self.src = self.sender = row.source or self._only_address(link)
         if self.src is None:
             raise Unsure(f"which address of {self._name(space)} it is sent from is not told by the route")
         before = self.dst

@@ -72,7 +72,7 @@ class _Canvas:
         self.port_at = self.bridge_at + self.bridge_wide
         self.border = self.port_at + _widest([words.device(port.link) for port in ports], 60) + 34
         self.guest_at = self.border + 90
-        self.guest_wide = _widest([line for port in ports for line in _guest_lines(port)], 140)
+        self.guest_wide = _widest([line for port in ports for line in words.box_of_port(port)], 140)
         self.width = self.guest_at + self.guest_wide + 20
         self.height = 0.0
 
@@ -132,7 +132,7 @@ class _Canvas:
             y += _high(port)
 
     def _port(self, port: Port, y: float) -> Iterator[str]:
-        lines = _guest_lines(port)
+        lines = words.box_of_port(port)
         middle = y + 22
         bad = words.port_state(port)
         who = words.port(port)[0]
@@ -188,14 +188,9 @@ def _bridge_lines(bridge: Bridge) -> tuple[str, str, str, str, str]:
             f"       {link.mac}  MTU {link.mtu}", f"switch {words.as_switch(bridge)}")
 
 
-def _guest_lines(port: Port) -> list[str]:
-    who, address, mac, _pair = words.port(port)
-    return [who, "  ".join(filter(None, (address, mac))), *(text for text, _ in words.below(port))]
-
-
 def _high(port: Port) -> float:
     """From this port to the next."""
-    return LINE * len(_guest_lines(port)) + PAD + 10
+    return LINE * len(words.box_of_port(port)) + PAD + 10
 
 
 def _alone_lines(one: Alone, room: float) -> list[str]:

@@ -77,6 +77,20 @@ def port(one: Port) -> tuple[str, str, str, str]:
     return who(guest), ", ".join(four), (link.mac if link else None) or "", f"{pair_end(guest)} ⇄ {device(one.link)}"
 
 
+def box_of_port(one: Port) -> list[str]:
+    """The lines of a box for what is at the port, in drawings."""
+    guest, address, mac, _pair = port(one)
+    return [guest, *filter(None, ("  ".join(filter(None, (address, mac))), *(text for text, _ in below(one))))]
+
+
+def box_of_bridge(bridge: Bridge) -> list[str]:
+    return [device(bridge.link), bridge_of(bridge), f"NIC: {as_nic(bridge)}", f"switch: {as_switch(bridge)}"]
+
+
+def box_of_uplink(uplink: Uplink) -> list[str]:
+    return [device(uplink.link), addresses(uplink.link), way_out(uplink)]
+
+
 def below(one: Port) -> list[tuple[str, bool]]:
     """Lines below it: IPv6 addresses, and published ports (True)."""
     guest = one.guest
