@@ -1,7 +1,7 @@
 """Record real runs for the unit tests: `sudo .venv/bin/python -m tests.unit.record [NAME ...]`.
 
 Those in the built-in lab need it for themselves, and just made (a lab that is used has its MAC addresses known). Those on a
-real engine start one of their own.
+real engine start one of their own; "networks" is no run, but the network of tests/functional/networks.py as `topo` reads it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from tests.functional.engine import private_engine
-from tests.unit.recording import Recording, save
+from tests.functional.networks import every_kind
+from tests.unit.recording import Network, Recording, save
 from tracer.cli import telling
 from tracer.cli.main import main
 from tracer.journey.assemble import Assembler
+from tracer.map.view import View
 from tracer.model.layout import Event
 from tracer.model.probes import Batch, Machine, Trace
 from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 from tracer.topology import lab, netns
+from tracer.topology.engine import find_engine
+from tracer.topology.host import Host
+from tracer.topology.ruleset import read_ruleset
 
 RUNS = {
     "one_bridge": ["ping", "c1", "c2", "-c", "2", "-i", "0.2"],
@@ -86,8 +92,19 @@ def record(name: str, arguments: list[str]) -> None:
                          dict(run.now.untraced or {})))
 
 
+def record_networks() -> None:
+    with private_engine() as engine, every_kind(engine):
+        host = Host(engine.host_netns, find_engine({"DOCKER_HOST": engine.docker_host}), netns.named)
+        topology = host.everything()
+        ours = {space.inode: space for space in View(topology).spaces}
+        topology = replace(topology, namespaces=ours, names={n: name for n, name in topology.names.items() if n in ours})
+        save("networks", Network(topology, [read_ruleset(space) for space in View(topology).spaces], {engine.name: "test"}))
+
+
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or [*RUNS, *ENGINE_RUNS]
+    wanted = sys.argv[1:] or [*RUNS, *ENGINE_RUNS, "networks"]
+    if "networks" in wanted:
+        record_networks()
     for name in RUNS.keys() & wanted:
         lab.down()
         lab.up()

@@ -15,6 +15,7 @@ from tracer.journey.assemble import Assembler
 from tracer.model.journey import Journey
 from tracer.model.layout import Event
 from tracer.model.probes import Batch, HookPoint, Machine, Trace
+from tracer.model.ruleset import Ruleset
 from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 
@@ -65,7 +66,24 @@ class Recording:
         return text
 
 
-def save(name: str, recording: Recording) -> None:
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network as `topo` reads it."""
+
+    topology: Topology
+    rulesets: list[Ruleset]
+    names: dict[str, str]  # made up anew for each engine -> steady ones
+
+
+def load_network() -> Network:
+    text = (FOLDER / "networks.json").read_text()
+    for name, instead in json.loads(text)["names"].items():
+        text = text.replace(name, instead)
+    network: Network = _typed(json.loads(text), Network)
+    return network
+
+
+def save(name: str, recording: Recording | Network) -> None:
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(_plain(recording), separators=(",", ":")) + "\n")
 

@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -64,7 +65,7 @@ def test_every_type_of_a_run_has_its_json() -> None:
             for argument in get_args(kind):
                 walk(argument)
         else:
-            assert kind in (bool, int, float, str, bytes, *ADDRESSES), kind
+            assert kind in (bool, int, float, str, bytes, *ADDRESSES) or issubclass(kind, Enum), kind
 
     walk(Item)
 

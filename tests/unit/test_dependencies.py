@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "topology": {"pyroute2", "tracer.model"},
     "model": set(),
     "journey": {"tracer.model"},
+    "map": {"tracer.model", "tracer.journey"},  # journey: the causes' words
     "capture": {"numpy", "tracer.model"},
     "traffic": {"scapy", "tracer.model", "tracer.topology.netns"},  # netns: to send from inside one
     "doctor": {"tracer.kernel", "tracer.model", "tracer.topology"},

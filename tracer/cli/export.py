@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import click
 
 from tracer.cli.options import journey_option
+from tracer.cli.output import target_file
 from tracer.errors import ExitStatus, UserError
 
 FORMATS = ("jsonl", "csv", "mermaid", "plain-pcap")
@@ -46,7 +44,7 @@ def export(context: click.Context, file: str, kind: str, output: str | None, for
     from tracer.capture.reader import Reader
     from tracer.cli.replay import Choice, opened, shown
 
-    with opened(file) as stream, _target(output, force) as target:
+    with opened(file) as stream, target_file(output, force) as target:
         if kind == "plain-pcap":
             from tracer.capture import plain_pcap
             plain_pcap.write(stream, file, target.buffer, at)
@@ -71,25 +69,3 @@ def export(context: click.Context, file: str, kind: str, output: str | None, for
             renderers = JsonRenderer, LiveJsonRenderer
         shown(reader, lambda: reader.cut, file, choice, kind == "csv", lambda live: renderers[live](target))
     return ExitStatus.OK
-
-
-@contextmanager
-def _target(path: str | None, force: bool) -> Iterator[Any]:
-    """Standard output, or a new file for its owner's eyes."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL), 0o600)
-    except FileExistsError:
-        raise UserError(f"{path} exists: choose another name, or add --force to replace it.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
-    try:
-        with open(file, "w", encoding="utf-8") as target:
-            yield target
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(path)
-        raise

@@ -20,6 +20,7 @@ from tracer.cli.live import live
 from tracer.cli.ping import ping
 from tracer.cli.record import record
 from tracer.cli.replay import replay
+from tracer.cli.topo import topo
 from tracer.errors import ExitStatus, UserError
 from tracer.render.alphabet import Alphabet
 
@@ -44,6 +45,7 @@ commands.add_command(export)
 commands.add_command(diff)
 commands.add_command(info)
 commands.add_command(doctor)
+commands.add_command(topo)
 commands.add_command(lab)
 
 

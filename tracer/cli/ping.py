@@ -26,6 +26,8 @@ from tracer.cli.options import finite
 @click.option("-6", "only_v6", is_flag=True, help="IPv6 only.")
 @click.option("-v", "--verbose", is_flag=True, help="Show neighbour lookups, copies and hooks without tables too.")
 @click.option("--no-rules", is_flag=True, help="Do not trace which firewall rules the packets meet.")
+@click.option("--expected", is_flag=True, help="Say whether the first request goes as the tables tell (`dnettrace topo "
+              "--path`), and if not, where its way first differs.")
 @click.option("-w", "--write", metavar="FILE", help="Record the run as pcapng: for `dnettrace replay`, Wireshark, tcpdump.")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.option("--lab", "in_lab", is_flag=True, help="As `dnettrace --lab ping`.")
@@ -33,7 +35,7 @@ from tracer.cli.options import finite
 @click.pass_context
 def ping(context: click.Context, source: str, destination: str, count: int | None, interval: float, timeout: float,
          size: int, ttl: int | None, tcp: int | None, udp: int | None, arp: bool, only_v4: bool, only_v6: bool,
-         verbose: bool, no_rules: bool, write: str | None, force: bool, in_lab: bool, as_json: bool) -> int:
+         verbose: bool, no_rules: bool, expected: bool, write: str | None, force: bool, in_lab: bool, as_json: bool) -> int:
     """Send echo requests, or other probes, from SOURCE to DESTINATION and show each hop of each probe and answer.
 
     SOURCE is a container (name or id), netns:NAME (a bare NAME where no container has it), pid:N, or host: the network
@@ -50,12 +52,15 @@ def ping(context: click.Context, source: str, destination: str, count: int | Non
         raise click.UsageError("--arp has neither a payload nor a time to live: leave out -s and -t.", context)
     if tcp is not None and context.get_parameter_source("size") is not ParameterSource.DEFAULT:
         raise click.UsageError("A TCP SYN has no payload: leave out -s.", context)
+    if arp and expected:
+        raise click.UsageError("--expected is for what goes by IP: leave out --arp.", context)
     if only_v4 and only_v6:
         raise click.UsageError("-4 and -6 exclude each other: give one.", context)
     from tracer.cli.session import Plan, Session
 
     transport, port = ("tcp", tcp) if tcp else ("udp", udp) if udp else ("arp", None) if arp else ("icmp", None)
     version = 4 if only_v4 else 6 if only_v6 else None
-    plan = Plan(count, interval, timeout, size, ttl, version, transport, port, not no_rules, write, force)
+    plan = Plan(count, interval, timeout, size, ttl, version, transport, port, not no_rules, write, force,
+                expected)
     return Session.open(source, destination, plan, in_lab=in_lab or bool(context.obj),
                         verbose=verbose, as_json=as_json).run()

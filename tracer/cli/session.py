@@ -16,6 +16,7 @@ from tracer.cli.stopping import Stopping
 from tracer.cli.telling import Telling
 from tracer.errors import ExitStatus, UserError
 from tracer.kernel.probes import Probes, require_root
+from tracer.model.journey import Journey
 from tracer.model.probes import Batch
 from tracer.model.report import OnBridge, Place as ReportPlace, Start
 from tracer.model.run import Answer, Begin, Finish, Item, Know, Sent, Sweep, Tell
@@ -56,6 +57,7 @@ class Plan:
     rules: bool = True  # say which rules decided
     record: str | None = None  # path of the trace file
     force: bool = False  # replace one that is there
+    expected: bool = False  # compare the first request's way with the one that the tables tell
 
 
 class Session:
@@ -115,7 +117,7 @@ class Session:
                 self._listeners.append(stack.enter_context(
                     Writer(self._plan.record, self._plan.force, self._telling.number)).play)
             self._play(Begin(self._start(topology, probes), selection, self._plan.timeout, probes.machine, topology,
-                             self._source.netns, self._target(), time.time_ns()))
+                             self._source.netns, self._target(), time.time_ns(), self._expected()))
             with self._stopping:
                 self._loop(probes, prober)
             for seq in sorted(self._waiting):
@@ -123,6 +125,19 @@ class Session:
             self._play(probes.machine)
             self._play(Finish())
         return ExitStatus.INTERRUPTED if self._stopping.asked else self._telling.status
+
+    def _expected(self) -> Journey | None:
+        """The request's way by the tables as they are now, if that was asked for."""
+        if not self._plan.expected:
+            return None
+        from tracer.map.expected import expected
+        from tracer.map.passage import Trip
+        from tracer.topology.ruleset import read_ruleset
+
+        plan, everything = self._plan, self._host.everything()
+        source = everything.namespaces.get(self._source.netns)
+        trip = Trip(source, self._destination.address, plan.transport if plan.port else None, plan.port) if source else None
+        return expected(everything, read_ruleset, trip) if trip else None
 
     def _play(self, item: Item) -> None:
         for listener in self._listeners:

@@ -10,6 +10,7 @@ from tracer.errors import ExitStatus
 from tracer.journey.assemble import Assembler
 from tracer.journey.causes import explain, explain_failure
 from tracer.journey.counted import counted
+from tracer.journey.expectation import compared
 from tracer.journey.families import families
 from tracer.journey.lookups import sentences
 from tracer.journey.owners import owned
@@ -76,6 +77,7 @@ class Telling:
         self.waiting: dict[int, int] = {}  # probes that are not told yet -> when they were sent, CLOCK_MONOTONIC ns
         self._answered: set[int] = set()  # of those that are waiting
         self._refused: set[int] = set()  # that never left, of those that are waiting
+        self._expected: Journey | None = None
         self._errors: dict[int, str] = {}  # seq -> what came instead of an answer
 
     @property
@@ -106,6 +108,7 @@ class Telling:
         elif isinstance(item, Begin):
             self._begin = item
             self._machine = item.machine
+            self._expected = item.expected
             self.assembler = Assembler(item.selection, item.topology, lambda: self._machine, item.target)
             self._renderer.header(item.start)
         elif isinstance(item, Know):
@@ -184,8 +187,17 @@ class Telling:
                 self._renderer.note(sentence)
         for journey, branches in families(journeys):
             self._renderer.journey(journey, self._verbose, branches)
+        self._compare(journeys)
         if not self._verbose and (served := [journey for journey in journeys if words.is_served(journey)]):
             self._renderer.note(words.served(served))
+
+    def _compare(self, journeys: list[Journey]) -> None:
+        """The first request with its expected way, once."""
+        request = next((journey for journey in journeys if journey.kind == "request"), None)
+        if request and self._expected:
+            alike, sentence = compared(self._expected, request)
+            (self._renderer.note if alike else self._renderer.warning)(sentence)
+            self._expected = None
 
     def _summary(self) -> Summary:
         tally, assembler = self.tally, self.assembler

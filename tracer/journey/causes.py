@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from ipaddress import ip_interface
 
+from tracer.journey import sentences
 from tracer.journey.case import Case, parsed, rows
 from tracer.journey.reasons import QUEUES, WORDS, place
 from tracer.model.journey import BRANCHES, Cause, Hop, Journey, Result, Rule, Stage
@@ -99,6 +100,12 @@ NAMES = {
     # before a packet
     "no_route_in_sender": "the sender has no route to the destination: no packet was made",
     "send_refused": "the sender's kernel refused the packet",
+    # what will bite before a packet is sent, as `topo` finds it; beside those above that the tables alone tell
+    "bridge_filter_off": "rules for what a bridge switches are there, and br_netfilter is off: they never apply",
+    "mtu_unequal": "the MTUs along a way differ",
+    "subnets_overlap": "a bridge's subnet and another route overlap",
+    "veth_without_bridge": "a veth of a container is on no bridge",
+    "two_backends": "iptables-nft and iptables-legacy both have rules",
     # about what was delivered
     "untranslated": "as docker_rules_missing, but the userland proxy took it",
     "input_not_met": "a published port is forwarded: INPUT rules do not apply to it",
@@ -369,8 +376,7 @@ def docker_chains_missing(case: Case) -> Found:
     docker = any("DOCKER" in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules)
     if rule.chain != "FORWARD" or last.rules_unknown or docker:
         return None
-    return (f"Docker's rules are gone from {_chain(rule)}, as after a firewall was reloaded or flushed: nothing accepts the "
-            f"packets of {network.name}, and the policy is DROP.",
+    return (sentences.chains_gone(_chain(rule), network),
             [f"{_chain(rule)} sends nothing to DOCKER-USER or another chain of Docker's"], "systemctl restart docker")
 
 
@@ -582,8 +588,8 @@ def bridge_down(case: Case) -> Found:
         on = (namespace, link) if link.kind == "bridge" else case.bridge_of(namespace, link)
         if on and not on[1].up:
             where = case.name(on[0])
-            return (f"The bridge {on[1].name} of {where} is down: it neither switches frames nor takes any for {where}.",
-                    [f"{on[1].name}: state down (ip link)"], case.run(on[0], "ip link set {} up", on[1].name))
+            return (sentences.bridge_down(on[1], where), [f"{on[1].name}: state down (ip link)"],
+                    case.run(on[0], "ip link set {} up", on[1].name))
     return None
 
 
@@ -599,7 +605,7 @@ def port_down(case: Case) -> Found:
         return None
     for namespace, link in (port, (target, inner)):
         if not link.up:
-            return (f"{link.name} of {case.name(namespace)}, between the bridge and {case.name(target)}, is down.",
+            return (sentences.link_down(link, case.name(namespace), case.name(target)),
                     [f"{link.name}: state down (ip link)"], case.run(namespace, "ip link set {} up", link.name))
     return None
 
@@ -619,7 +625,7 @@ def forwarding_off(case: Case) -> Found:
     whole = "net.ipv4.ip_forward"
     name = whole if case.version == 4 and case.sysctl(space, whole) == "0" else setting
     if case.at_host or case.container(space) is None:
-        sentence = f"{case.name(space)} does not forward packets from one device to another: {name} is 0."
+        sentence = sentences.no_forwarding(case.name(space), name)
     else:
         sentence = f"{case.name(space)} got a packet that is not for it, and containers do not forward: {name} is 0."
     return sentence, [f"{setting} = 0"], case.run(space, "sysctl -w {}", f"{name}=1")
@@ -761,8 +767,7 @@ def port_blocked(case: Case) -> Found:
     sides = [port for side in _sides(case) if (port := case.outer(side[1]))]
     for namespace, link in sides:
         if link.up and link.carrier and link.port and link.port.state not in ("forwarding", "disabled"):
-            return (f"The bridge's port {link.name} is in the state {link.port.state}: it passes no packets.",
-                    [f"{link.name}: state {link.port.state} (bridge link)"],
+            return (sentences.port_blocked(link), [f"{link.name}: state {link.port.state} (bridge link)"],
                     case.run(namespace, "bridge link set dev {} state 3", link.name))
     return None
 
@@ -855,9 +860,7 @@ def mac_twice(case: Case) -> Found:
         found = _double(case, (namespace, own), partial(_has_mac, own.mac)) if own.mac else None
         if found:
             names = case.name(namespace), case.name(found[0])
-            return (f"{names[0]} and {names[1]} have the same MAC {own.mac} on {found[1]}, which looks for it behind one "
-                    "port at a time: what is for one goes to the other, or nowhere.",
-                    [f"{name} has {own.mac} (ip link)" for name in names],
+            return (sentences.same_mac(names, own.mac, found[1]), [f"{name} has {own.mac} (ip link)" for name in names],
                     "create one of them anew with another --mac-address, or without")
     return None
 
@@ -874,8 +877,7 @@ def address_twice(case: Case) -> Found:
     if found is None:
         return None
     names = case.name(having), case.name(found[0])
-    return (f"{names[0]} and {names[1]} have the same address {goal} on {found[1]}: who answers the question for its MAC "
-            "first gets the packets.", [f"{name} has {goal} (ip address)" for name in names],
+    return (sentences.same_address(names, goal, found[1]), [f"{name} has {goal} (ip address)" for name in names],
             "give one of them another address")
 
 
@@ -928,8 +930,8 @@ def bridge_without_address(case: Case) -> Found:
     network, goal = case.network(bridge[1].name), parsed(case.next_hop)
     subnet = next((s for s in network.subnets if goal in s), None) if network else None
     length = subnet.prefixlen if subnet else "PREFIX"
-    return (f"{bridge[1].name} of {case.name(bridge[0])} has no IPv{case.version} address: nobody is the gateway "
-            f"{case.next_hop}.", (*_asking(case), f"{bridge[1].name}: no address (ip address)"),
+    return (sentences.no_bridge_address(bridge[1], case.name(bridge[0]), case.version, case.next_hop),
+            (*_asking(case), f"{bridge[1].name}: no address (ip address)"),
             case.run(bridge[0], "ip address add {} dev {}", f"{case.next_hop}/{length}", bridge[1].name))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tracer.model.counters import Risen
+from tracer.model.journey import Journey
 from tracer.model.probes import Batch, Machine
 from tracer.model.report import LiveStart, Seen, Start
 from tracer.model.selection import Selection
@@ -28,6 +29,7 @@ class Begin:
     source: int  # namespace of the sender
     target: int | None  # namespace of the destination
     wall_ns: int  # since the epoch
+    expected: Journey | None = None  # the request's way by the tables, as they were then; None: nobody asked for it
 
 
 @dataclass(frozen=True, slots=True)

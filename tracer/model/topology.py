@@ -60,6 +60,8 @@ class FdbEntry:
     bridge: int  # ifindex
     port: int  # ifindex; equal to bridge for the bridge's own address
     local: bool  # the address of a port or of the bridge itself: frames for it go up to the host
+    # s since a frame came from it; beside the entry, not of it: two readings of one entry are equal. None: it was not read
+    age: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class Namespace:
     rules: tuple[PolicyRule, ...] = ()
     chains: tuple[BaseChain, ...] | None = None  # None: could not be read
     sysctls: Mapping[str, str] = field(default_factory=dict)  # of those that decide a packet's way, as `sysctl` names them
-    listeners: tuple[Listener, ...] | None = None  # None: could not be read
+    listeners: tuple[Listener, ...] | None = None  # None: were not or could not be read
 
     def by_name(self, device: str) -> Link | None:
         return next((link for link in self.links.values() if link.name == device), None)

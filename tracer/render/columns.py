@@ -77,7 +77,7 @@ class Columns:
     def wrapped(self, text: Text, first: int = 0, rest: int = INDENT) -> list[Text]:
         """A paragraph: its first line indented by `first`, the others by `rest`."""
         width = None if self.width is None else min(self.width, max(self.edge or 0, _READABLE)) - max(first, rest)
-        return _indented(self._wrap(text, width), first, rest)
+        return _indented(self.fold(text, width), first, rest)
 
     def title(self, left: Text, right: Text) -> list[Text]:
         """`right` at the lines' end; below `left` where both do not fit one line."""
@@ -92,9 +92,9 @@ class Columns:
 
     def _columns(self, row: Row, indent: int, words: int) -> list[Text]:
         widths = (self._node, self._device, _STAGE, words)
-        cells = [self._wrap(text, None if self.width is None else width)
+        cells = [self.fold(text, None if self.width is None else width)
                  for text, width in zip((row.node, row.device, row.stage, row.words), widths, strict=True)]
-        cells[-1] += [part for line in row.below for part in self._wrap(line, words)]
+        cells[-1] += [part for line in row.below for part in self.fold(line, words)]
         lines = []
         for at in range(max(len(cell) for cell in cells)):
             line = Text(_margin(row.mark if at == 0 else "", indent))
@@ -112,15 +112,16 @@ class Columns:
         width = self.edge or _COMFORT
         time = _time(row)
         indent = min(indent, width // 3)
-        heads = self._wrap(Text(" ").join((row.node, row.device, row.stage)), width - indent - len(time) - 1)
+        heads = self.fold(Text(" ").join((row.node, row.device, row.stage)), width - indent - len(time) - 1)
         lines = _indented(heads, indent, indent + 2)
         first = Text(_margin(row.mark, indent)) + heads[0]
         lines[0] = first + Text(" " * (width - first.cell_len - len(time))) + Text(time)
         lines[0].rstrip()
-        words = [part for text in (row.words, *row.below) if text for part in self._wrap(text, width - indent - 2)]
+        words = [part for text in (row.words, *row.below) if text for part in self.fold(text, width - indent - 2)]
         return lines + _indented(words, indent + 2, indent + 2)
 
-    def _wrap(self, text: Text, width: int | None) -> list[Text]:
+    def fold(self, text: Text, width: int | None) -> list[Text]:
+        """Lines of at most `width` columns. None: one line."""
         if width is None or text.cell_len <= width:
             return [text]
         lines = list(text.wrap(self._console, max(width, 4), overflow="fold"))

@@ -130,6 +130,12 @@ def _journey(journey: Journey, flow: int | None) -> str:
     return f'{head[:-1]}, "hops": [{", ".join(map(_hop, journey.hops))}], {tail[1:]}'
 
 
+def journey_fields(journey: Journey) -> dict[str, object]:
+    """Where it went and how it ended, for other outputs' objects."""
+    fields = json.loads(_journey(journey, None))
+    return {name: fields[name] for name in ("packet", "source", "target", "hops", "end")}
+
+
 def _flow(journey: Journey) -> int | None:
     """The same number for all packets of one connection, in both directions and across NAT, and for errors about them."""
     packet = journey.packet.quoted or journey.packet

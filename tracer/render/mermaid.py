@@ -14,20 +14,20 @@ def diagram(journey: Journey) -> str:
     names = list(dict.fromkeys(where))
     keys = {name: f"p{number}" for number, name in enumerate(names)}
     packet = journey.packet
-    lines = ["sequenceDiagram", f"    title {_text(f'{packet.proto} {packet.src} to {packet.dst}, journey {journey.id}')}"]
-    lines += [f"    participant {keys[name]} as {_text(name)}" for name in names]
+    lines = ["sequenceDiagram", f"    title {escaped(f'{packet.proto} {packet.src} to {packet.dst}, journey {journey.id}')}"]
+    lines += [f"    participant {keys[name]} as {escaped(name)}" for name in names]
     at = where[0] if where else None
     for hop, name in zip(journey.hops, where, strict=True):
         if at is not None and name != at:
-            lines.append(f"    {keys[at]}->>{keys[name]}: {_text(_headers(journey, hop))}")
+            lines.append(f"    {keys[at]}->>{keys[name]}: {escaped(_headers(journey, hop))}")
         at = name
         for said in _said(hop):
-            lines.append(f"    Note over {keys[name]}: {_text(said)}")
+            lines.append(f"    Note over {keys[name]}: {escaped(said)}")
     if at is not None:
         end = journey.end
         text = end.result.value if end.result is Result.DELIVERED else ": ".join(filter(None, (
             end.result.value, end.reason, next((cause.sentence for cause in end.causes), end.detail))))
-        lines.append(f"    Note over {keys[at]}: {_text(text)}")
+        lines.append(f"    Note over {keys[at]}: {escaped(text)}")
     return "\n".join(lines) + "\n"
 
 
@@ -56,6 +56,6 @@ def _said(hop: Hop) -> list[str]:
     return said
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """What mermaid would read as its own, as its entities; and no control characters."""
     return "".join(f"#{ord(c)};" if c in "#;<>\"{}" or not c.isprintable() else c for c in text)

@@ -1,12 +1,11 @@
 """The output for a person at a terminal, or at the end of a pipe.
 
-Text only ever reaches the console as rich.text.Text that went through Alphabet.show(): markup in a container's name is
-not interpreted, an escape sequence in it is spelled out.
+How text reaches the console is page.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -15,11 +14,10 @@ from tracer.model.journey import BRANCHES, Hop, Journey, Result, Stage
 from tracer.model.probes import Missing
 from tracer.model.report import Place, Start, Summary
 from tracer.render import copies as copied, words
-from tracer.render.alphabet import Alphabet
-from tracer.render.columns import INDENT, Columns, Row
+from tracer.render.columns import INDENT, Row
+from tracer.render.page import Page
 from tracer.render.styles import DIM, NAME, RESULT, REWRITE, ROLE, WARNING
 
-_LABEL = 7  # columns of "cause: "
 _LEGEND = "~ not seen itself: concluded from what was seen, as the line says"
 
 
@@ -30,13 +28,11 @@ class PlainConsole(Console):
         raise
 
 
-class TextRenderer:
+class TextRenderer(Page):
     """Prints to `console`: laid out for its width if that is a terminal, else one line a hop and no width at all."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._alphabet = Alphabet(console.encoding)
-        self._columns = Columns(console, console.width if console.is_terminal else None)
+        super().__init__(console)
         self._below_hops = False  # what was printed last is a journey: a blank line sets the next thing apart
         self._legend_given = False
         self._unknown: set[str] = set()  # reasons why rules are not known, each said once
@@ -172,26 +168,7 @@ class TextRenderer:
             self._columns.fit(rows)
             self._print(self._columns.lay_out(rows, INDENT * 2))
 
-    def _causes(self, said: Sequence[tuple[str, str]]) -> None:
-        for label, text in said:
-            line = self._text(f"{label:{_LABEL}}", NAME) + self._text(text)
-            if label == "mend:":  # not broken into lines: it is there to be copied
-                self._print([self._text("  ") + line])
-            else:
-                self._paragraph(line, first=2, rest=2 + _LABEL)
-
-    def _text(self, text: str, style: str = "") -> Text:
-        return Text(self._alphabet.show(text), style)
-
     def _apart(self) -> None:
         if self._below_hops:
             self._print([Text()])
             self._below_hops = False
-
-    def _paragraph(self, text: Text, first: int = 0, rest: int = INDENT) -> None:
-        self._print(self._columns.wrapped(text, first, rest))
-
-    def _print(self, lines: Iterable[Text]) -> None:
-        for line in lines:
-            # Laid out already: rich must neither wrap nor crop it, nor colour what looks like a number.
-            self._console.print(line, soft_wrap=True, highlight=False)

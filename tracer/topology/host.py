@@ -233,14 +233,23 @@ class Host:
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 
-    def topology(self, extra: Iterable[int] = ()) -> Topology:
+    def topology(self, extra: Iterable[int] = (), *, listeners: bool = True) -> Topology:
         """The host, every place that was asked for and the namespaces `extra` (inodes) as they are now."""
         wanted = dict.fromkeys([*self._places, *extra])
-        read = {number: self._namespace(number) for number in wanted}
+        paths = {self.place.netns: self.place.path, **self.directory.paths}  # where most veth pairs lead: it is tried first
+        read = {number: self.read(number, paths, listeners=listeners) for number in wanted}
         containers = {c.id: c for c in self.directory.containers()} | self.directory.inspected
         return Topology(host=self.place.netns, namespaces={n: found for n, found in read.items() if found},
                         names=dict(self.directory.names), containers=tuple(containers.values()),
                         networks=tuple(self.directory.networks()))
+
+    def everything(self) -> Topology:
+        """The host, every container that runs and every named namespace as they are now, without their listeners."""
+        for container in self.directory.containers():
+            if container.state in ("running", "paused"):
+                self.directory.inspect(container.id)
+        self.directory.named_namespaces()
+        return self.topology(tuple(self.directory.paths), listeners=False)
 
     def refresh(self, unknown: int) -> bool:
         """An event came from a namespace without a name: ask again, within limits. True if it has one now."""
@@ -253,13 +262,13 @@ class Host:
     def _namespace(self, number: int) -> Namespace | None:
         return self.read(number, self.directory.paths)
 
-    def read(self, number: int, paths: Mapping[int, str]) -> Namespace | None:
-        """None if it is not known or gone. `paths`: as read_namespace() wants them."""
+    def read(self, number: int, paths: Mapping[int, str], *, listeners: bool = True) -> Namespace | None:
+        """None if it is not known or gone. `paths` and `listeners`: as read_namespace() wants them."""
         from tracer.topology.snapshot import read_namespace
 
         path = self.directory.paths.get(number)
         try:
-            return read_namespace(path, self.directory.names[number], paths) if path else None
+            return read_namespace(path, self.directory.names[number], paths, listeners=listeners) if path else None
         except OSError:
             return None
 

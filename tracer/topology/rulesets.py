@@ -24,6 +24,7 @@ IPTABLES = {"ip": ("iptables-nft-save", "iptables-save"), "ip6": ("ip6tables-nft
 IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")
 FOLDERS = "/usr/sbin:/usr/bin:/sbin:/bin"  # where a shell without root's PATH does not look
 SECONDS = 10
+NO_LISTING = "its text needs nft, which is not there or may not read the table"
 
 Key = tuple[str, int]  # chain, handle
 
@@ -100,10 +101,10 @@ def _read_here(family: str, name: str) -> _Table:
             why = "" if saved is None else "; iptables-save and nft do not agree on the table"
     finally:
         connection.close()
-    rules = _nft(family, name)
-    if isinstance(rules, str):
-        return _Table(handle, why=rules + why)
-    return _Table(handle, rules)
+    said = nft_listing(family, name)
+    if said is None:
+        return _Table(handle, why=NO_LISTING + why)
+    return _Table(handle, nft_rules(said))
 
 
 def _handles(connection: Connection, family: str, name: str) -> dict[str, list[int]]:
@@ -133,11 +134,14 @@ def _iptables(family: str, name: str) -> dict[str, list[str]] | None:
     return None
 
 
-def _nft(family: str, name: str) -> dict[Key, str] | str:
-    """The table's rules in the words of nft, without counts and sets' elements, or why they cannot be had."""
-    said = run("nft", "-a", "-s", "-t", "list", "table", family, name)
-    if said is None:
-        return "its text needs nft, which is not there or may not read the table"
+def nft_listing(family: str, name: str, *, elements: bool = False) -> str | None:
+    """A table of the calling thread's network namespace in the words of nft, without counts; with the `elements` of its sets
+    and maps."""
+    return run("nft", "-a", "-s", *(() if elements else ("-t",)), "list", "table", family, name)
+
+
+def nft_rules(said: str) -> dict[Key, str]:
+    """Its rules, each chain's in order."""
     rules: dict[Key, str] = {}
     chain = ""
     parts: list[str] = []

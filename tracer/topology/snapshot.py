@@ -42,6 +42,7 @@ RTNH_F_DEAD = 0x1
 NUD_STATES = {0x01: "INCOMPLETE", 0x02: "REACHABLE", 0x04: "STALE", 0x08: "DELAY", 0x10: "PROBE", 0x20: "FAILED",
               0x80: "PERMANENT"}  # NOARP (0x40) and NONE are not neighbours: `ip neigh` leaves them out too
 NUD_PERMANENT = 0x80
+TICKS = os.sysconf("SC_CLK_TCK")  # a second
 # What the kernel answers where no route leads on: no route, unreachable, prohibit, blackhole, throw.
 PORT_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")  # BR_STATE_*
 # Settings that decide a packet's way, by their files; those of single devices are in the links' own messages.
@@ -57,9 +58,10 @@ DEVICE_SYSCTLS = {"ipv4": ("forwarding", "rp_filter", "route_localnet", "arp_ign
 NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN}
 
 
-def read_namespace(path: str, name: str, paths: Mapping[int, str]) -> Namespace:
+def read_namespace(path: str, name: str, paths: Mapping[int, str], *, listeners: bool = True) -> Namespace:
     """The namespace at `path`. `paths` (inode -> path) are the namespaces in which ends of veth pairs are looked for.
 
+    Without `listeners` it takes a third of the time: /proc/net/tcp walks the whole machine's table of connections, 8 ms.
     OSError if the namespace is gone or forbidden.
     """
     own = inode(path)
@@ -70,7 +72,7 @@ def read_namespace(path: str, name: str, paths: Mapping[int, str]) -> Namespace:
             links = _links(ip, rows, own, _addresses(ip), paths)
             return Namespace(inode=own, name=name, path=path, links=links, fdb=_fdb(ip), neighbors=_neighbors(ip),
                              routes=_routes(ip), rules=_rules(ip), chains=read_chains(), sysctls=_sysctls(rows),
-                             listeners=_listeners())
+                             listeners=_listeners() if listeners else None)
 
     return _run(path, read)
 
@@ -258,9 +260,15 @@ def _fdb(ip: Any) -> tuple[FdbEntry, ...]:
     """Rows without a master are the devices' own multicast filters, and one address comes once for each VLAN."""
     entries = {
         FdbEntry(mac=row.get("lladdr"), bridge=row.get("master"), port=row["ifindex"],
-                 local=bool(row["state"] & NUD_PERMANENT)): None
+                 local=bool(row["state"] & NUD_PERMANENT), age=_age(row)): None
         for row in ip.fdb("dump") if row.get("master") and row.get("lladdr")}
     return tuple(entries)
+
+
+def _age(row: Any) -> float | None:
+    """struct nda_cacheinfo's ndm_updated, in ticks: what `brctl showmacs` calls the ageing timer."""
+    times = row.get("cacheinfo")
+    return times["ndm_updated"] / TICKS if times else None
 
 
 def _neighbors(ip: Any) -> tuple[Neighbor, ...]:
