@@ -61,6 +61,21 @@ def test_the_switch_names_the_row_that_it_used() -> None:
     assert recording.steady(hop.detail) == "as a SWITCH: to the port of c2 (fdb learned: 02:42:ac:11:00:03 dev veth-c2)"
 
 
+def test_that_br_netfilter_is_not_loaded_is_said_where_the_bridge_decides() -> None:
+    recording = load("one_bridge")
+    said = "; br_netfilter is not loaded: iptables does not see bridged packets"
+
+    def decisions(settings: dict[str, str]) -> set[bool]:
+        spaces = {inode: replace(space, sysctls=settings) for inode, space in recording.topology.namespaces.items()}
+        journeys = replace(recording, topology=replace(recording.topology, namespaces=spaces)).journeys()
+        return {hop.detail.endswith(said) for journey in journeys if journey.kind in ("request", "reply")
+                for hop in journey.hops if hop.stage is Stage.L2_FORWARD}
+
+    assert decisions({"net.ipv4.ip_forward": "1"}) == {True}
+    assert decisions({"net.bridge.bridge-nf-call-iptables": "0"}) == {False}
+    assert decisions({}) == {False}  # not read
+
+
 def test_the_lookup_that_the_ping_caused_is_a_journey_and_its_other_branch_a_copy() -> None:
     recording, journeys = told("one_bridge")
     question, answer = [j for j in journeys if j.kind == "arp"]

@@ -39,7 +39,7 @@ def find_way(types: Btf) -> HookWay:
         refused.append(f"netfilter links: {why}")
     else:
         return HookWay(Mechanism.NETFILTER_LINK)
-    function = next(probe.name for probe in CATALOGUE if probe.ways == FUNCTION_WAYS)
+    function = next(probe.name for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
     try:
         with _types_of_module(types) as (module_types, _fd):
             name = module_types.offset("nft_chain", "name")
