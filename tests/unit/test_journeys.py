@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.recording import Recording, load
 from tracer.model.journey import Journey, Result, Rewrite, Role, Stage
+from tracer.model.layout import Place
 
 REQUEST_ON_ONE_BRIDGE = [
     "c1 eth0 route", "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress",
@@ -105,6 +106,22 @@ def test_ipv6_looks_its_neighbour_up_through_the_hooks() -> None:
     assert (question.packet.asked, question.packet.asking) == ("fd00:17::2", "fd00:17::3")
     assert (question.source, question.target, answer.target) == ("c2", "c1", "c2")
     assert answer.end.detail == "neighbour discovery, answer taken in: fd00:17::2 is at 02:42:ac:11:00:02"
+
+
+def test_older_kernels_free_all_that_icmpv6_took_as_if_it_were_dropped() -> None:
+    recording = load("one_bridge_v6")
+    unsaid = next(number for number, name in recording.reasons.items() if name == "NOT_SPECIFIED")
+    freed = [event._replace(place=Place.DROP, reason=unsaid) if event.place == Place.CONSUME and "icmpv6_rcv" in event.stack
+             else event for event in recording.events]
+    older = {number: name for number, name in recording.reasons.items() if not name.startswith("IPV6_NDISC_")}
+
+    def results(reasons: dict[int, str]) -> set[Result]:
+        journeys = replace(recording, events=freed, reasons=reasons).journeys()
+        return {journey.end.result for journey in journeys if journey.kind == "request"}
+
+    assert freed != recording.events
+    assert results(older) == {Result.DELIVERED}
+    assert results(recording.reasons) == {Result.DROPPED}
 
 
 def test_to_the_gateway_docker0_is_a_nic() -> None:
