@@ -82,9 +82,10 @@ static __always_inline int end_event(u64 *ctx, u32 place) {
   u64 journey = get_journey(skb, l3, true, false, &first);
   if (!journey)
     return 0;
-  struct event *e = new_event(skb, l3, journey, place);
+  /* before the event is reserved: verifiers before Linux 6.4 would think it null, and leaked, in a second look behind that */
   forget((u64)skb);
   set_current(0);
+  struct event *e = new_event(skb, l3, journey, place);
   if (!e)
     return 0;
   set_device(e, LOAD(skb, dev));
@@ -101,7 +102,6 @@ static __always_inline int end_event(u64 *ctx, u32 place) {
 
 int on_end(u64 *ctx) { return end_event(ctx, variant()); }
 
-#ifdef HAVE_bpf_nf_ctx
 static __always_inline void set_tuples(struct tuples *t, u64 conntrack) {
   __builtin_memset(t, 0, sizeof(*t));
 #ifdef HAVE_nf_conn
@@ -114,21 +114,18 @@ static __always_inline void set_tuples(struct tuples *t, u64 conntrack) {
 #endif
 }
 
-/* At a hook; the variant is the slot. */
-static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
-  struct nf_hook_state *state = ctx->state;
-  struct sk_buff *skb = ctx->skb;
+static __always_inline void hook_event(struct sk_buff *skb, struct nf_hook_state *state, u32 slot) {
   u8 hook = LOAD(state, hook), first = 0;
   const u8 *l3 = get_l3(skb);
   /* journeys begin at hooks too: the host's own packets in OUTPUT, copies of a bridge's flood in FORWARD, what fragments
      were put together to behind that */
   u64 journey = get_journey(skb, l3, is_active(), true, &first);
   if (!journey)
-    return 1;
+    return;
   set_current(journey);
   struct event *e = new_event(skb, l3, journey, PLACE_HOOK);
   if (!e)
-    return 1;
+    return;
   struct net_device *in = LOAD(state, in), *out = LOAD(state, out);
   e->first = first;
   e->caller = bpf_get_current_task();
@@ -141,10 +138,32 @@ static __always_inline int hook_event(struct bpf_nf_ctx *ctx, u32 slot) {
     e->out_ifindex = LOAD(out, ifindex);
   set_tuples((struct tuples *)(e + 1), e->conntrack);
   events.ringbuf_submit(e, 0);
-  return 1; /* NF_ACCEPT: an observer never drops */
 }
 
-int on_hook(struct bpf_nf_ctx *ctx) { return hook_event(ctx, variant()); }
+#ifdef HAVE_bpf_nf_ctx
+/* A netfilter link; the variant is the slot. */
+int on_hook(struct bpf_nf_ctx *ctx) {
+  hook_event(ctx->skb, ctx->state, variant());
+  return 1; /* NF_ACCEPT: an observer never drops */
+}
+#endif
+
+#ifdef CHAIN_MARK
+/* The kernel is about to run a chain of nftables: unsigned int nft_do_chain_ipv4(void *chain, struct sk_buff *,
+ * const struct nf_hook_state *), and _ipv6. Ours have nothing in them and stand where links would: CHAIN_MARK is what their
+ * names begin with (tracer/kernel/own_chains.py), a letter for the slot comes behind. */
+int on_chain(u64 *ctx) {
+  const u8 *name;
+  struct {
+    u64 mark;
+    u8 slot[8];
+  } found = {};
+  bpf_probe_read_kernel(&name, sizeof(name), (u8 *)ctx[CHAIN_AT] + CHAIN_NAME);
+  bpf_probe_read_kernel(&found, 9, name);
+  if (found.mark == CHAIN_MARK)
+    hook_event((struct sk_buff *)ctx[SKB_AT], (struct nf_hook_state *)ctx[STATE_AT], found.slot[0] - 'a');
+  return 0;
+}
 #endif
 
 /* Is this lookup for a packet that is followed, for one of the tracer's own that is just being made or a proxy's, or for an

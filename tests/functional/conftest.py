@@ -40,15 +40,15 @@ def program() -> list[str]:
 @pytest.fixture(scope="session")
 def dnettrace() -> Dnettrace:
     """Runs the product's command and returns what it printed; `netns=` is the namespace that it calls the host."""
-
-    def call(*args: str, netns: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 60,
-             **kw: Any) -> Done:
-        enter = ["nsenter", f"--net={netns}"] if netns else []
-        defaults: dict[str, Any] = {"cwd": CHECKOUT, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
-                                    "stderr": subprocess.PIPE, "text": True}
-        return subprocess.run([*enter, *program(), *args], env=env, timeout=timeout, **defaults | kw)
-
     return call
+
+
+def call(*args: str, netns: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 60,
+         **kw: Any) -> Done:
+    enter = ["nsenter", f"--net={netns}"] if netns else []
+    defaults: dict[str, Any] = {"cwd": CHECKOUT, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+                                "stderr": subprocess.PIPE, "text": True}
+    return subprocess.run([*enter, *program(), *args], env=env, timeout=timeout, **defaults | kw)
 
 
 @pytest.fixture(scope="session")

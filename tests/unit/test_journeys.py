@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.recording import Recording, load
 from tracer.model.journey import Journey, Result, Rewrite, Role, Stage
+from tracer.model.layout import Place
 
 REQUEST_ON_ONE_BRIDGE = [
     "c1 eth0 route", "c1 eth0 output", "c1 eth0 postrouting", "c1 eth0 egress",
@@ -61,6 +62,21 @@ def test_the_switch_names_the_row_that_it_used() -> None:
     assert recording.steady(hop.detail) == "as a SWITCH: to the port of c2 (fdb learned: 02:42:ac:11:00:03 dev veth-c2)"
 
 
+def test_that_br_netfilter_is_not_loaded_is_said_where_the_bridge_decides() -> None:
+    recording = load("one_bridge")
+    said = "; br_netfilter is not loaded: iptables does not see bridged packets"
+
+    def decisions(settings: dict[str, str]) -> set[bool]:
+        spaces = {inode: replace(space, sysctls=settings) for inode, space in recording.topology.namespaces.items()}
+        journeys = replace(recording, topology=replace(recording.topology, namespaces=spaces)).journeys()
+        return {hop.detail.endswith(said) for journey in journeys if journey.kind in ("request", "reply")
+                for hop in journey.hops if hop.stage is Stage.L2_FORWARD}
+
+    assert decisions({"net.ipv4.ip_forward": "1"}) == {True}
+    assert decisions({"net.bridge.bridge-nf-call-iptables": "0"}) == {False}
+    assert decisions({}) == {False}  # not read
+
+
 def test_the_lookup_that_the_ping_caused_is_a_journey_and_its_other_branch_a_copy() -> None:
     recording, journeys = told("one_bridge")
     question, answer = [j for j in journeys if j.kind == "arp"]
@@ -90,6 +106,22 @@ def test_ipv6_looks_its_neighbour_up_through_the_hooks() -> None:
     assert (question.packet.asked, question.packet.asking) == ("fd00:17::2", "fd00:17::3")
     assert (question.source, question.target, answer.target) == ("c2", "c1", "c2")
     assert answer.end.detail == "neighbour discovery, answer taken in: fd00:17::2 is at 02:42:ac:11:00:02"
+
+
+def test_older_kernels_free_all_that_icmpv6_took_as_if_it_were_dropped() -> None:
+    recording = load("one_bridge_v6")
+    unsaid = next(number for number, name in recording.reasons.items() if name == "NOT_SPECIFIED")
+    freed = [event._replace(place=Place.DROP, reason=unsaid) if event.place == Place.CONSUME and "icmpv6_rcv" in event.stack
+             else event for event in recording.events]
+    older = {number: name for number, name in recording.reasons.items() if not name.startswith("IPV6_NDISC_")}
+
+    def results(reasons: dict[int, str]) -> set[Result]:
+        journeys = replace(recording, events=freed, reasons=reasons).journeys()
+        return {journey.end.result for journey in journeys if journey.kind == "request"}
+
+    assert freed != recording.events
+    assert results(older) == {Result.DELIVERED}
+    assert results(recording.reasons) == {Result.DROPPED}
 
 
 def test_to_the_gateway_docker0_is_a_nic() -> None:

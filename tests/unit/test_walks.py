@@ -134,6 +134,11 @@ def test_decoding() -> None:
     rule = text(1, "filter") + text(2, "INPUT") + attribute(3, struct.pack(">Q", 7)) + number(4, 3) + verdict + number(6, 9)
     assert decode(1, 2, rule, {("ip", "filter"): 4}) == Trace(
         1, 9, "ip", "filter", "INPUT", "rule", "jump", handle=7, target="own", table_handle=4)
+    # a rule that returns is told as such by new kernels, as a return with its handle by Linux 6.1
+    own = text(1, "filter") + text(2, "INPUT")
+    back = own + attribute(3, struct.pack(">Q", 7)) + number(6, 9) + nested(5, number(1, -5))
+    assert decode(1, 2, back + number(4, 2), {}).kind == decode(1, 2, back + number(4, 3), {}).kind == "rule"
+    assert decode(1, 2, own + number(4, 3), {}).kind == "return"
     policy = text(1, "f") + text(2, "i") + number(4, 1) + number(16, 0) + number(6, 9) + number(15, 10)
     assert decode(1, 1, policy, {}) == Trace(1, 9, "inet", "f", "i", "policy", "drop", protocol=0x86DD)
 

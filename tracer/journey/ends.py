@@ -64,6 +64,9 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     # And a RST that closes a half-open connection has done its work where TCP takes it.
     taken = ((seen.answered and seen.kind == "reply") or seen.kind == "close") and \
         reason in ("NO_SOCKET", "TCP_RESET", *UNSAID)
+    # Before it got reasons for drops (Linux 6.3 brought IPV6_NDISC_*), ICMPv6 freed all that it took as if that were one.
+    taken = taken or (where == "icmpv6_rcv" and reason in UNSAID and not any(
+        said.startswith("IPV6_NDISC_") for said in machine.reasons.values()))
     # A reply is made inside the request's delivery: that receiver is its own only after it was received here itself.
     # (macvlan receives without a tracepoint of its own: there the hooks tell.)
     arrived = any(e.netns == last.netns or not last.netns for e in events

@@ -10,11 +10,11 @@ from tracer.journey.routes import choice, parse, sentence
 from tracer.journey.stack import FROM_A_PORT, FROM_THE_HOST, SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.journey.tracks import Tracks, device_name
 from tracer.journey.walks import Walks
-from tracer.model.frame import IPV4
+from tracer.model.frame import IPV4, IPV6
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
-from tracer.model.topology import Link, LinkKey, Topology
+from tracer.model.topology import Link, LinkKey, Namespace, Topology
 
 NOTHING = Rewrite()
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -138,6 +138,8 @@ class HopReader:
                 del self._hops[at]
             if at and self._hops[at - 1].stage is Stage.ROUTE and self._hops[at - 1].netns == event.netns:
                 words += "; br_netfilter's NAT gave it that MAC, so it stays on the bridge"
+        if from_a_port and _unfiltered(self._topology.namespaces.get(event.netns), event.protocol):
+            words += "; br_netfilter is not loaded: iptables does not see bridged packets"
         when = self._hops[at].t_ns if at < len(self._hops) else event.time - self._start
         self._hops.insert(at, Hop(when, event.netns, self._node(event), bridge.name, bridge.ifindex, stage, Role.SWITCH,
                                   bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred, timed=False))
@@ -235,6 +237,15 @@ def _tables(points: list[HookPoint | None], protocol: int) -> tuple[Table, ...] 
     if any(point is None or point.tables is None for point in points):
         return None
     return tuple(table for point in points if point for table in _of_version(point.tables or (), protocol))
+
+
+def _unfiltered(namespace: Namespace | None, protocol: int) -> bool:
+    """Are there rules for forwarded packets of this kind, which those that a bridge switches do not meet since the module
+    that would show them is not loaded? Its settings are missing then."""
+    families = {IPV4: ("ip", "inet"), IPV6: ("ip6", "inet")}.get(protocol, ())
+    return namespace is not None and bool(namespace.sysctls) and \
+        not any(name.startswith("net.bridge.") for name in namespace.sysctls) and \
+        any(chain.hook == "forward" and chain.family in families for chain in namespace.chains or ())
 
 
 def _group(address: str) -> str:

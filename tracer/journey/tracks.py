@@ -20,7 +20,7 @@ AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
 ENDS = (Place.DROP, Place.CONSUME)
 LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
-LOOKUP_NS = 5_000_000  # from a lookup to its packet's first sight, on the same CPU
+LOOKUP_NS = 50_000_000  # from a lookup to its packet's first sight, on the same CPU
 
 
 @dataclass(slots=True, eq=False)

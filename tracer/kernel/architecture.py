@@ -16,12 +16,14 @@ class Architecture:
     folder: str  # below arch/ of the kernel's sources
     bpf: int  # numbers of system calls that libc has no function for
     membarrier: int
+    perf_event_open: int
+    arguments: tuple[int, int, int]  # where a function's first three are in struct pt_regs, in words: di, si, dx; x0, x1, x2
     ordered: bool  # loads stay in their order, and stores behind loads, without a barrier
 
 
 ARCHITECTURES = {  # by uname -m
-    "x86_64": Architecture("x86", 321, 324, ordered=True),
-    "aarch64": Architecture("arm64", 280, 283, ordered=False),
+    "x86_64": Architecture("x86", 321, 324, 298, (14, 13, 12), ordered=True),
+    "aarch64": Architecture("arm64", 280, 283, 241, (0, 1, 2), ordered=False),
 }
 
 

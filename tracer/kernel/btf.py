@@ -69,18 +69,22 @@ EMPTY = ("uapi/linux/if_packet.h", "uapi/linux/bpf.h", "uapi/linux/ptrace.h", "u
 
 
 class Btf:
-    """Types of vmlinux. Raises UserError where the kernel or libbpf has none."""
+    """Types of vmlinux, with those of a module on top where one is named. Raises UserError where the kernel or libbpf has
+    none."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Btf | None = None, module: str = "") -> None:
         self._lib = lib = _libbpf()
         lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
+        lib.btf__load_module_btf.argtypes, lib.btf__load_module_btf.restype = (
+            [ctypes.c_char_p, ctypes.c_void_p], ctypes.c_void_p)
         lib.btf__type_by_id.argtypes, lib.btf__type_by_id.restype = [ctypes.c_void_p, ctypes.c_uint], ctypes.c_void_p
         lib.btf__name_by_offset.argtypes, lib.btf__name_by_offset.restype = (
             [ctypes.c_void_p, ctypes.c_uint], ctypes.c_char_p)
         lib.btf__find_by_name.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint]
         lib.btf__free.argtypes, lib.btf__free.restype = [ctypes.c_void_p], None
-        self._handle = lib.btf__load_vmlinux_btf()
+        self._handle: int | None = \
+            lib.btf__load_module_btf(module.encode(), base._handle) if base else lib.btf__load_vmlinux_btf()
         # libbpf returns an error pointer (-errno) in its old mode and NULL in the new one
         if not self._handle or self._handle >= 2**64 - 4096:
             self._handle = None
@@ -115,6 +119,12 @@ class Btf:
         """The id of a type by its name and BTF kind; 0 where the kernel has none."""
         found: int = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
         return max(found, 0)
+
+    def offset(self, struct: str, member: str) -> int | None:
+        """Of a member, in bytes; None where there is no such thing."""
+        struct_id = self._find(struct)
+        found = self._member(struct_id, member) if struct_id is not None else None
+        return found[0] if found else None
 
     def declarations(self) -> str:
         """C for MEMBERS, with HAVE_<struct> or HAVE_<struct>_<member> for each optional one that exists. Raises UserError

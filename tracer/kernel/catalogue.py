@@ -1,8 +1,5 @@
 """What dnettrace observes, and by which mechanisms, best first. Each is tried by loading it: nothing is concluded from a
-kernel's version (fentry is reported as supported here and refused all the same).
-
-Function probes (fentry, kprobe) for kernels that allow them are further `Way`s: add the mechanism to `Mechanism`, say in
-`tracer/kernel/probes.py` how it attaches, and name it in the rows below.
+kernel's version (some report fentry as supported and refuse it all the same).
 """
 
 from __future__ import annotations
@@ -18,6 +15,8 @@ class Mechanism(Enum):
     TYPED_TRACEPOINT = auto()  # a BTF-typed raw tracepoint, Linux 5.5 (ac4414b5ca47): plain loads
     RAW_TRACEPOINT = auto()  # Linux 4.17: every read through bpf_probe_read_kernel
     NETFILTER_LINK = auto()  # Linux 6.4 (fd9c663b9ad6): at each hook, in each namespace that is watched
+    FENTRY = auto()  # a kernel function's entry, in modules since Linux 5.11 (290248a5b7d8); arm64 since 6.4 (2aa6ac03516d)
+    KPROBE = auto()  # the same by a breakpoint, with every read through bpf_probe_read_kernel
 
     @property
     def words(self) -> str:
@@ -26,7 +25,7 @@ class Mechanism(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    name: str  # the tracepoint's, where it is one
+    name: str  # the tracepoint's or the kernel function's, where it is one
     shows: str  # said where it is missing
     function: str  # in bpf/probes.c
     variant: int | None  # what the loader writes into it, where one function serves several probes
@@ -38,6 +37,10 @@ class Probe:
 
 # The maps belong to one compiled program, so the first way that all required tracepoints can go is the way of all.
 TRACEPOINT_WAYS = (Mechanism.CAST_TRACEPOINT, Mechanism.TYPED_TRACEPOINT, Mechanism.RAW_TRACEPOINT)
+# Where there are no netfilter links: what runs nftables' chains, with empty ones of our own in the links' places. Its
+# address is in each chain's hook, so that no compiler may drop it, rename it (.isra, .constprop) or change its arguments.
+FUNCTION_WAYS = (Mechanism.FENTRY, Mechanism.KPROBE)
+MODULE = "nf_tables"  # of those functions, where they are not built in
 
 CATALOGUE = (
     Probe("net_dev_queue", "devices that send", "on_device", Place.QUEUE, TRACEPOINT_WAYS, required=True),
@@ -47,6 +50,8 @@ CATALOGUE = (
     Probe("fib_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=4, armed=True),
     Probe("fib6_table_lookup", "route lookups", "on_route6", None, TRACEPOINT_WAYS, version=6, armed=True),
     Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
+    Probe("nft_do_chain_ipv4", "netfilter's hooks and tables", "on_chain", None, FUNCTION_WAYS, version=4, armed=True),
+    Probe("nft_do_chain_ipv6", "netfilter's hooks and tables", "on_chain", None, FUNCTION_WAYS, version=6, armed=True),
 )
 
 

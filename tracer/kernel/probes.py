@@ -22,7 +22,9 @@ from tracer.kernel import btf, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
+from tracer.kernel.functions import find_way, load_function, open_function
 from tracer.kernel.hooks import CONNTRACK, hook_points
+from tracer.kernel.own_chains import OwnChains
 from tracer.kernel.rules import RuleTracer, alike, selected
 from tracer.kernel.shedding import Shedding
 from tracer.model.journey import Packet
@@ -114,6 +116,9 @@ class Probes:
                 **{number: name.removeprefix("SKB_DROP_REASON_")
                    for number, name in self._btf.enum("skb_drop_reason").items()}}
             self._cast = self._btf.id("bpf_rdonly_cast", btf.FUNC)
+            self._hooking = find_way(self._btf, self._mechanisms)
+            if self._hooking.mechanism is None:
+                self._missing["netfilter"] = self._hooking.why
             self._links = stack.enter_context(ExitStack())
             self._hook_links = stack.enter_context(ExitStack())
             self._program = self._start()
@@ -163,7 +168,7 @@ class Probes:
         return bool(self._ring.behind)
 
     def watch(self, namespace: Namespace) -> None:
-        """Have netfilter links in this namespace too, whenever armed. Where the kernel has none, that is noted once."""
+        """See netfilter's hooks in this namespace too, whenever armed. Where the kernel cannot, that is noted once."""
         self._names[namespace.inode] = namespace.name
         if isinstance(self._selection, Stream):
             self._namespaces[namespace.inode] = namespace
@@ -177,8 +182,9 @@ class Probes:
             self._unwatch(namespace.inode)
         points = hook_points(namespace, self._versions)
         try:
-            for slot in {point.slot for point in points} - self._hooks.keys():
-                self._hooks[slot] = self._load_hook(slot)
+            if self._hooking.mechanism is Mechanism.NETFILTER_LINK:
+                for slot in {point.slot for point in points} - self._hooks.keys():
+                    self._hooks[slot] = self._load_hook(slot)
         except OSError as error:
             self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
             return
@@ -293,20 +299,26 @@ class Probes:
             header = self._btf.id("iphdr" if self._versions == (4,) else "ipv6hdr", btf.STRUCT)
         ways = {Mechanism.CAST_TRACEPOINT: ("-DTYPED", f"-D{'BYTES' if expression else 'HEADER'}_ID={header}"),
                 Mechanism.TYPED_TRACEPOINT: ("-DTYPED",), Mechanism.RAW_TRACEPOINT: ()}
+        hooking = self._hooking
         for way in TRACEPOINT_WAYS:
             if way not in self._mechanisms:
                 continue
             if way is Mechanism.CAST_TRACEPOINT and not (self._cast and header):
                 why = "this kernel has no bpf_rdonly_cast (Linux 6.2 brought it)"
                 continue
-            program = compile_program(self._btf, (*flags, *self._flags, *ways[way]), expression)
+            if hooking.mechanism is Mechanism.KPROBE and way is not Mechanism.RAW_TRACEPOINT:
+                continue  # one program has all: kprobes may not follow pointers by plain loads
+            program = compile_program(self._btf, (*flags, *self._flags, *hooking.flags, *ways[way]), expression)
             if isinstance(self._selection, Selection):
                 program.set_keys("addresses", {_key(address) for address in self._selection.addresses})
                 program.set_keys("ends", selection_ends(self._selection))
             try:
                 for probe in CATALOGUE:
-                    if way in probe.ways and probe.version in (None, *self._versions):
-                        self._attach(program, probe, way)
+                    if probe.version in (None, *self._versions):
+                        if way in probe.ways:
+                            self._attach(program, probe, way)
+                        elif hooking.flags and hooking.mechanism in probe.ways:
+                            self._attach(program, probe, hooking.mechanism)
                 return program
             except OSError as error:
                 why = str(error.strerror)
@@ -317,15 +329,21 @@ class Probes:
         raise Refused(why)
 
     def _attach(self, program: Program, probe: Probe, way: Mechanism) -> None:
-        raw = way is Mechanism.RAW_TRACEPOINT
         try:
             code = self._code(program, probe.function)
             if probe.variant is not None:
                 code = _variant(code, probe.variant)
-            loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT) if raw else syscall.load_program(
-                probe.name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP, self._btf.tracepoint(probe.name)[0])
+            if way in (Mechanism.FENTRY, Mechanism.KPROBE):
+                loaded = load_function(self._btf, probe.name, probe.name, code, way)
+                open_link = partial(open_function, loaded, probe.name, way)
+            elif way is Mechanism.RAW_TRACEPOINT:
+                loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT)
+                open_link = partial(syscall.open_raw_tracepoint, loaded, probe.name)
+            else:
+                loaded = syscall.load_program(probe.name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_RAW_TP,
+                                              self._btf.tracepoint(probe.name)[0])
+                open_link = partial(syscall.open_raw_tracepoint, loaded, None)
             self._links.callback(os.close, loaded)
-            open_link = partial(syscall.open_raw_tracepoint, loaded, probe.name if raw else None)
             if probe.armed:
                 self._when_armed.append(open_link)
             else:
@@ -338,8 +356,6 @@ class Probes:
             self._attached.append(probe.name)
 
     def _load_hook(self, slot: int) -> int:
-        if not self._btf.id("bpf_nf_ctx", btf.STRUCT):
-            raise OSError(errno.ENOENT, "this kernel has none (Linux 6.4 brought them)")
         code = self._code(self._program, "on_hook")
         program = syscall.load_program(f"hook_{slot}", _variant(code, slot), syscall.TYPE_NETFILTER,
                                        syscall.ATTACH_NETFILTER)
@@ -360,6 +376,9 @@ class Probes:
         def attach() -> None:
             if netns.inode("/proc/thread-self/ns/net") != inode:
                 raise OSError(errno.ESTALE, "its process ended")
+            if self._hooking.mechanism is not Mechanism.NETFILTER_LINK:
+                links.callback(OwnChains(points, self._versions).close)
+                return
             for point, behind in zip(points, [*points[1:], None], strict=True):
                 last = min((t.priority for t in behind.tables or ()), default=CONNTRACK) - 1 \
                     if behind and behind.hook == point.hook else 2**31 - 2

@@ -351,8 +351,8 @@ def decode(netns: int, family: int, body: bytes, tables: dict[tuple[str, str], i
     verdict = unpack(row.get(5, b""))
     code = struct.unpack(">i", verdict[1])[0] if 1 in verdict else None
     kind = KINDS.get(_number(row.get(4)), "")
-    if kind == "rule" and 3 not in row:  # new kernels say so that a chain's rules came to their end
-        kind = "return"
+    if kind in ("rule", "return"):  # a rule that returns, or the end of a chain's rules: kernels differ in what they call it
+        kind = "rule" if 3 in row else "return"
     if kind == "policy":
         code = _number(row.get(16))
     if code is not None and code > 0:

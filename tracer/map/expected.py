@@ -7,7 +7,7 @@ Not looked at: tc filters, XDP, IPsec, the size of the packet, and whether a pro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tracer.journey.case import USUAL_TABLES, rows
 from tracer.journey.causes import explain

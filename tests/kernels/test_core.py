@@ -1,0 +1,214 @@
+"""The ways of `ping`, causes, record and replay in the built-in lab: what must hold on every kernel, by whatever mechanism.
+
+Reasons of drops are not compared: older kernels have fewer of them. Few runs, since an emulated machine takes ten seconds
+for each.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.functional.conftest import Dnettrace, program
+from tests.functional.pinging import answers
+from tests.functional.way import from_host, leaving, published, read, rewrites, switched, to_host, without_hooks
+from tracer.topology.netns import in_namespace
+
+pytestmark = pytest.mark.usefixtures("lab")
+LAB = "/run/netns/dnettrace-lab-"
+OUTSIDE = "203.0.113.1"
+
+
+def run(commands: str, check: bool = True) -> None:
+    """One command a `;`, at the lab's host. {c1} enters a node, {p2} is the port of c2."""
+    words = {node: f"nsenter --net={LAB}{node}" for node in ("c1", "c2", "outside")}
+    inner = subprocess.run([*shlex.split(words["c2"]), "ip", "-o", "link", "show", "eth0"], capture_output=True, text=True)
+    index = inner.stdout.partition("@if")[2].partition(":")[0]
+    names = subprocess.run(["nsenter", f"--net={LAB}host", "ip", "-o", "link"], capture_output=True, text=True).stdout
+    words["p2"] = next(line.split()[1].partition("@")[0] for line in names.splitlines() if line.startswith(f"{index}:"))
+    for command in filter(None, map(str.strip, commands.split(";"))):
+        done = subprocess.run(["nsenter", f"--net={LAB}host", *shlex.split(command.format_map(words))], capture_output=True,
+                              text=True)
+        assert not check or done.returncode == 0, f"{command}: {done.stderr}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def neighbors(lab: None) -> None:
+    """So that who sends knows the MACs: a packet that waits for one begins later."""
+    for node, address in (("c1", "172.17.0.3"), ("c1", "172.17.0.1"), ("host", "172.17.0.2"), ("c1", OUTSIDE),
+                          ("c1", "fd00:17::3")):
+        assert answers(LAB + node, address), f"{address} does not answer {node}"
+
+
+@pytest.mark.parametrize("version", ["-4", "-6"])
+def test_container_to_container(dnettrace: Dnettrace, version: str) -> None:
+    output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", version, "--json"))
+    assert output.start["probes"]["missing"] == []
+    assert output.way(output.only("request")) == switched("c1", "c2")
+    assert output.way(output.only("reply")) == switched("c2", "c1")
+    (forward,) = [hop for hop in output.only("request")["hops"] if hop["stage"] == "forward"]
+    assert (forward["rules"][0]["chain"], forward["rules"][-1]["verdict"]) == ("FORWARD", "accept")
+    assert not any(hop["inferred"] for hop in output.only("request")["hops"])
+
+
+@pytest.mark.parametrize("way", ["FENTRY", "KPROBE"])
+def test_function_probes_show_what_netfilter_links_do(way: str) -> None:
+    code = f"""
+        import sys
+        from tracer.kernel import functions
+        from tracer.kernel.catalogue import Mechanism
+        functions.FUNCTION_WAYS = (Mechanism.{way},)
+        functions._no_links = lambda _types: "not tried"
+        from tracer.cli.main import main
+        sys.exit(main(["--lab", "ping", "c1", "c2", "-c", "1", "--json"]))
+    """
+    output = read(subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True))
+    assert output.start["probes"]["missing"] == []
+    assert "nft_do_chain_ipv4" in output.start["probes"]["attached"]
+    assert output.way(output.only("request")) == switched("c1", "c2")
+    assert output.way(output.only("reply")) == switched("c2", "c1")
+
+
+def test_host_and_container(dnettrace: Dnettrace) -> None:
+    output = read(dnettrace("--lab", "ping", "host", "c1", "-c", "1", "--json"))
+    assert output.way(output.only("request")) == from_host("c1")
+    assert output.way(output.only("reply")) == to_host("c1")
+
+
+def test_container_to_outside_and_its_translation(dnettrace: Dnettrace) -> None:
+    output = read(dnettrace("--lab", "ping", "c1", OUTSIDE, "-c", "1", "--json"))
+    request, reply = output.only("request"), output.only("reply")
+    way = output.way(request)
+    assert way[:5] == leaving("c1")
+    # with br_netfilter, the bridge shows the frame to PREROUTING before it decides
+    assert way[5:11] == ["host docker0 prerouting", "host docker0 l2_local nic", "host eth0 route", "host docker0 forward",
+                         "host docker0 postrouting", "host eth0 egress"]
+    assert rewrites(request) == [("postrouting", {"src": ["172.17.0.2", "198.51.100.2"]})]
+    assert rewrites(reply) == [("prerouting", {"dst": ["198.51.100.2", "172.17.0.2"]})]
+    states = {hop["stage"]: hop["conntrack"] for hop in request["hops"] if hop["node"] == "host" and hop.get("conntrack")}
+    assert states == {"prerouting": "NEW"}
+
+
+def test_a_published_port_from_outside(dnettrace: Dnettrace) -> None:
+    with in_namespace(f"{LAB}c2", lambda: socket.create_server(("172.17.0.3", 80))):
+        output = read(dnettrace("--lab", "ping", "outside", "198.51.100.2", "--tcp", "8080", "-c", "1", "--json"))
+    ways = published("outside", "c2")
+    for kind in ("request", "reply"):
+        assert without_hooks(output.way(output.only(kind)), "c2") == ways[kind]
+    assert [stage for stage, _change in rewrites(output.only("request"))] == ["prerouting"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    cause: str
+    build: str
+    undo: str
+    ping: str
+    result: str | None  # None: what it is depends on how long one waits
+    node: str
+    kind: str = "request"
+    status: int = 1
+
+
+FAULTS = [
+    Fault("forwarding_off", "sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv4.ip_forward=1", f"c1 {OUTSIDE}",
+          "dropped", "host"),
+    Fault("networks_isolated", "", "", "c1 c3", "dropped", "host"),
+    Fault("docker_user_rule", "iptables -I DOCKER-USER -s 172.17.0.2 -j DROP",
+          "iptables -D DOCKER-USER -s 172.17.0.2 -j DROP", f"c1 {OUTSIDE}", "dropped", "host"),
+    Fault("firewall_rule", "iptables -t raw -I PREROUTING -s 172.17.0.2 -p icmp -j DROP",
+          "iptables -t raw -F", f"c1 {OUTSIDE}", "dropped", "host"),
+    Fault("nobody_has_address", "", "", "c1 172.17.0.99 -W 5", "dropped", "c1"),
+    Fault("wrong_gateway", "{c1} ip route replace default via 172.17.0.99",
+          "{c1} ip route replace default via 172.17.0.1", f"c1 {OUTSIDE}", None, "c1"),
+    Fault("bridge_down", "ip link set docker0 down",
+          "ip link set docker0 up; ip -6 address replace fd00:17::1/64 dev docker0 nodad", "c1 172.17.0.1", "dropped",
+          "host"),
+    Fault("wrong_mac", "{c1} ip neigh replace 172.17.0.3 lladdr 02:42:00:00:00:99 dev eth0 nud permanent",
+          "{c1} ip neigh del 172.17.0.3 dev eth0", "c1 c2", "dropped", "c2"),
+    Fault("echo_ignored", "{c2} sysctl -qw net.ipv4.icmp_echo_ignore_all=1",
+          "{c2} sysctl -qw net.ipv4.icmp_echo_ignore_all=0", "c1 c2", "delivered", "c2"),
+    Fault("nothing_listens", "", "", "c1 c2 --tcp 81", "dropped", "c2", status=0),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.cause)
+def test_a_fault_and_its_cause(dnettrace: Dnettrace, fault: Fault) -> None:
+    run(fault.build)
+    try:
+        output = read(dnettrace("--lab", "ping", *fault.ping.split(), "-c", "1", "--json"), fault.status)
+    finally:
+        run(fault.undo, check=False)
+    end = output.only(fault.kind)["end"]
+    assert (end["cause"], end["node"]) == (fault.cause, fault.node), end
+    assert fault.result in (end["result"], None)
+
+
+def test_a_replay_is_what_was_shown(dnettrace: Dnettrace, tmp_path: Path) -> None:
+    shown = dnettrace("--lab", "ping", "c1", OUTSIDE, "-c", "1", "--json", "-w", str(tmp_path / "trace"))
+    again = dnettrace("replay", str(tmp_path / "trace"), "--json")
+    kept = [[json.loads(line) for line in done.stdout.splitlines()] for done in (shown, again)]
+    ways = [[(row["kind"], row["hops"], row["end"]) for row in rows if row["type"] == "journey"] for rows in kept]
+    assert ways[0] == ways[1] and len(ways[0]) >= 2
+
+
+def test_recorded_traffic(dnettrace: Dnettrace, tmp_path: Path) -> None:
+    recording = subprocess.Popen([*program(), "--lab", "record", "-w", str(tmp_path / "trace"), "icmp"],
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (tmp_path / "trace").exists() and recording.poll() is None:
+        time.sleep(0.1)
+    for _turn in range(8):  # it listens some time after its file is there
+        assert answers(f"{LAB}c1", "172.17.0.3")
+        time.sleep(1)
+    recording.send_signal(signal.SIGINT)
+    said, _ = recording.communicate(timeout=60)
+    rows = [json.loads(line) for line in dnettrace("replay", str(tmp_path / "trace"), "--json").stdout.splitlines()]
+    ends = [row["end"]["result"] for row in rows if row["type"] == "journey" and row["packet"]["proto"] == "icmp"]
+    assert "delivered" in ends and set(ends) <= {"delivered"}, said
+    stages = {hop["stage"] for row in rows if row["type"] == "journey" for hop in row["hops"]}
+    assert {"prerouting", "l2_forward", "forward", "postrouting", "egress", "ingress"} <= stages
+
+
+def test_killed_it_leaves_nothing() -> None:
+    tracing = subprocess.Popen([*program(), "--lab", "ping", "c1", "c2", "-c", "100", "-i", "0.2"], stdout=subprocess.PIPE)
+    assert tracing.stdout
+    for line in tracing.stdout:
+        if b"echo reply" in line:
+            break
+    tracing.send_signal(signal.SIGKILL)
+    tracing.wait()
+    deadline = time.monotonic() + 10
+    while (left := tables()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+    events = Path("/sys/kernel/tracing/kprobe_events")
+    assert not events.exists() or events.read_text() == ""
+
+
+def tables() -> list[str]:
+    found = [subprocess.run(["nsenter", f"--net={LAB}{node}", "nft", "list", "tables"], capture_output=True, text=True)
+             for node in ("host", "c1", "c2")]
+    return [line for done in found for line in done.stdout.splitlines() if "dnettrace" in line]
+
+
+def test_without_br_netfilter_that_is_said(dnettrace: Dnettrace) -> None:
+    if subprocess.run(["modprobe", "-r", "br_netfilter"], capture_output=True).returncode:
+        pytest.skip("br_netfilter is built in, or in use")
+    try:
+        output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json"))
+    finally:
+        subprocess.run(["modprobe", "br_netfilter"], check=True)
+    hops = output.only("request")["hops"]
+    (decision,) = [hop for hop in hops if hop["stage"] == "l2_forward"]
+    assert decision["detail"].endswith("; br_netfilter is not loaded: iptables does not see bridged packets")
+    assert not any(hop["stage"] == "forward" for hop in hops)
