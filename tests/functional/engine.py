@@ -106,6 +106,11 @@ class Engine:
         """What `docker inspect` tells of a container on a network."""
         return self.docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").{word}}}}}', name)
 
+    @property
+    def guards(self) -> bool:
+        """Does it let packets to a container in by the container's own bridge only? In raw/PREROUTING, from 28 on."""
+        return "! -i docker0 -j DROP" in self.on_host("iptables-save", "-t", "raw").stdout
+
     def on_host(self, *argv: str, **kw: Any) -> subprocess.CompletedProcess[str]:
         """Runs a program in the engine's network namespace, which is what its containers call the host."""
         return in_netns(self.host_netns, *argv, **{"env": self.env()} | kw)

@@ -181,16 +181,22 @@ _DIRECT = re.compile(r'-d (\S+)/\d+ ! -i (\S+) -j DROP|daddr (\S+) iifname != "(
 
 @cause
 def direct_access_blocked(case: Case) -> Found:
-    rule, target = case.rule, case.target
-    if not (rule and case.stage is Stage.PREROUTING and case.at_host and target):
+    rule, target, bridge = case.rule, case.target, _guarded(case)
+    if rule is None or target is None or bridge is None or networks_isolated(case):
         return None
-    found = _DIRECT.search(rule.rule or "")
-    if found is None or case.packet.dst not in (found[1], found[3]):
-        return None
-    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {found[2] or found[4]} only, and this one "
+    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {bridge} only, and this one "
             f"came by {case.came_by}. The rule is in {_chain(rule)}: no rule in DOCKER-USER or elsewhere in forwarding, "
             "which comes later, can let it pass.",
             _text(rule), _connect(case) or f"publish the port: `{_client(case)} run -p HOSTPORT:{_port(case)}`")
+
+
+def _guarded(case: Case) -> str | None:
+    """The bridge by which alone Docker's rule in raw/PREROUTING lets packets to a container in, if that stopped this one."""
+    rule = case.rule
+    if not (rule and case.dropped and case.at_host and case.stage is Stage.PREROUTING):
+        return None
+    found = _DIRECT.search(rule.rule or "")
+    return found[2] or found[4] if found and case.packet.dst in (found[1], found[3]) else None
 
 
 @cause
@@ -206,15 +212,17 @@ def network_internal(case: Case) -> Found:
 @cause
 def networks_isolated(case: Case) -> Found:
     source, target = case.source, case.target
-    if not _refused_between_networks(case) or source is None or target is None or network_internal(case):
+    guarded = _guarded(case)  # before the route is looked up, which would tell by what it goes
+    if source is None or target is None or not (guarded or _refused_between_networks(case)) or network_internal(case):
         return None
-    known = case.network(case.came_by) and case.network(case.goes_by)
+    into = guarded or case.goes_by
+    known = case.network(case.came_by) and case.network(into)
     if not known and not (case.rule and case.rule.chain.startswith("DOCKER-ISOLATION-STAGE")):
         return None
     if set(case.networks(source)) & set(case.networks(target)):
         return None
     names = [case.titled(n) if case.networks(n) else f"{case.name(n)} (on {bridge})"
-             for n, bridge in ((source, case.came_by), (target, case.goes_by))]
+             for n, bridge in ((source, case.came_by), (target, into))]
     engine = engine_words(case.topology).name
     return (f"{names[0]} and {names[1]} are on different {engine} networks, which {engine} isolates.",
             _text(case.rule) or [_UNKNOWN], _connect(case))
