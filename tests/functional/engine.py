@@ -5,6 +5,8 @@
 
 Only network namespaces are separate; nothing of the machine's own engine or network is touched. Every name and the
 data folder carry the pid of the process that started the engine, so that the next one can clear up after a `kill -9`.
+
+Where DNETTRACE_ENGINE_ROOT names the root of another distribution, that one's engine runs (scripts/engines).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,6 +33,11 @@ TOOLS = ("sh", "sleep", "ping", "wget", "nc", "ip", "route", "arp", "httpd", "ca
 KEY = "deprecated-key-path"  # a setting of the daemon
 # Engines before 27 take ip6tables for an experiment; later ones have it on.
 IPV6 = {"ipv6": True, "fixed-cidr-v6": "fd00:17::/64", "ip6tables": True, "experimental": True}
+CLIENT = """#!/bin/sh
+exec chroot {} /usr/bin/docker "$@"
+"""
+# Not chroot: `docker exec` enters a container's mount namespace by that namespace's own root.
+WITHIN = ("unshare", "--mount", "sh", "-c", 'cd "$0" && pivot_root . mnt && umount -l /mnt && exec "$@"')
 START_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -48,10 +56,12 @@ def cache() -> Path:
 class Engine:
     """One running engine. Made by `private_engine`."""
 
-    def __init__(self, name: str, home: Path, unpacked: Path) -> None:
+    def __init__(self, name: str, home: Path, unpacked: Path, root: Path | None = None) -> None:
+        """Its programs are those of `root`, a whole system with `home` at the same path; else `unpacked` or installed."""
         self.name = name
         self.home = home
         self.unpacked = unpacked
+        self.root = root
         self.docker_host = f"unix://{home}/docker.sock"
         self.host_netns = str(NETNS / f"{name}-host")
         self.wan_netns = str(NETNS / f"{name}-wan")
@@ -60,6 +70,8 @@ class Engine:
         """The environment in which `docker`, and the product, find this engine."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("DOCKER_")}
         folders = [str(self.unpacked / "usr" / sub) for sub in ("bin", "sbin")] if self.unpacked.is_dir() else []
+        if self.root:
+            folders = [str(self.home / "bin")]
         path = [env.get("PATH", ""), "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         return env | {"DOCKER_HOST": self.docker_host, "DOCKER_CONFIG": str(self.home / "client"),
                       "PATH": ":".join(filter(None, folders + path))}
@@ -82,6 +94,22 @@ class Engine:
     def pid(self, name: str) -> int:
         """Pid of the container's first process; 0 when it is not running."""
         return int(self.docker("inspect", "-f", "{{.State.Pid}}", name))
+
+    def address(self, name: str, version: int = 4, network: str = "bridge") -> str:
+        """Engines before 28 make IPv6 addresses of the MAC, later ones count."""
+        return self.end(name, {4: "IPAddress", 6: "GlobalIPv6Address"}[version], network)
+
+    def mac(self, name: str, network: str = "bridge") -> str:
+        return self.end(name, "MacAddress", network)
+
+    def end(self, name: str, word: str, network: str) -> str:
+        """What `docker inspect` tells of a container on a network."""
+        return self.docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").{word}}}}}', name)
+
+    @property
+    def guards(self) -> bool:
+        """Does it let packets to a container in by the container's own bridge only? In raw/PREROUTING, from 28 on."""
+        return "! -i docker0 -j DROP" in self.on_host("iptables-save", "-t", "raw").stdout
 
     def on_host(self, *argv: str, **kw: Any) -> subprocess.CompletedProcess[str]:
         """Runs a program in the engine's network namespace, which is what its containers call the host."""
@@ -107,13 +135,16 @@ def private_engine(tag: str = "", **settings: Any) -> Iterator[Engine]:
     busybox = find_busybox(unpacked)
     clear_leftovers()
     name = f"dnt{os.getpid()}" + (f"-{tag}" if tag else "")
-    engine = Engine(name, BASE / f"{name}-engine", unpacked)
-    if not shutil.which("dockerd", path=engine.env()["PATH"]):
+    root = os.environ.get("DNETTRACE_ENGINE_ROOT")
+    engine = Engine(name, BASE / f"{name}-engine", unpacked, Path(root) if root else None)
+    if not daemon_program(engine):
         raise EngineMissing("no dockerd on PATH and none unpacked in the cache; scripts/test unpacks one on Debian "
                             "and Ubuntu, elsewhere install Docker (its service need not run)")
     with ExitStack() as stack:
         stack.callback(clear, name)
         engine.home.mkdir(mode=0o755)
+        if engine.root:
+            make_client(engine.home, engine.root)
         make_network(name)
         start_daemon(engine, settings)
         make_image(engine, busybox)
@@ -148,19 +179,34 @@ def make_network(name: str) -> None:
             raise RuntimeError(f"ip {line}: {done.stderr.strip()}")
 
 
+def daemon_program(engine: Engine) -> Path | None:
+    if engine.root:
+        return engine.root / "usr/sbin/dockerd"
+    found = shutil.which("dockerd", path=engine.env()["PATH"])
+    return Path(found) if found else None
+
+
+def make_client(home: Path, root: Path) -> None:
+    client = home / "bin/docker"
+    client.parent.mkdir()
+    client.write_text(CLIENT.format(shlex.quote(str(root))))
+    client.chmod(0o755)
+
+
 def start_daemon(engine: Engine, added: dict[str, Any]) -> None:
     home = engine.home
     env = engine.env()
     libraries = [str(p) for p in (*engine.unpacked.glob("usr/lib/*-linux-*"), *engine.unpacked.glob("lib/*-linux-*"))]
-    if libraries:
+    if libraries and not engine.root:
         env["LD_LIBRARY_PATH"] = ":".join([*libraries, *filter(None, [env.get("LD_LIBRARY_PATH")])])
     config = home / "daemon.json"  # else the machine's own /etc/docker/daemon.json is read
-    program = shutil.which("dockerd", path=env["PATH"])
+    program = daemon_program(engine)
     assert program
     # Engines before 25 write a key to /etc/docker unless told another place; later ones refuse a setting they do not know.
-    settings = IPV6 | added | ({KEY: f"{home}/key.json"} if KEY.encode() in Path(program).read_bytes() else {})
+    settings = IPV6 | added | ({KEY: f"{home}/key.json"} if KEY.encode() in program.read_bytes() else {})
     config.write_text(json.dumps(settings))
-    command = [program, f"--config-file={config}", f"--data-root={home}/data", f"--exec-root={home}/exec",
+    start = [*WITHIN, str(engine.root), "/usr/sbin/dockerd"] if engine.root else [str(program)]
+    command = [*start, f"--config-file={config}", f"--data-root={home}/data", f"--exec-root={home}/exec",
                f"--host={engine.docker_host}", f"--pidfile={home}/dockerd.pid", "--shutdown-timeout=1"]
     log = home / "dockerd.log"
     with log.open("wb") as out:
@@ -181,7 +227,14 @@ def start_daemon(engine: Engine, added: dict[str, Any]) -> None:
 
 
 def make_image(engine: Engine, busybox: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=engine.home) as folder:
+    with image(engine.home, busybox) as tar:
+        engine.docker("import", str(tar), "bb:latest")
+
+
+@contextmanager
+def image(home: Path, busybox: Path) -> Iterator[Path]:
+    """The containers' files, as a tar file in `home`."""
+    with tempfile.TemporaryDirectory(dir=home) as folder:
         root = Path(folder, "root")
         (root / "bin").mkdir(parents=True)
         shutil.copy(busybox, root / "bin/busybox")
@@ -189,7 +242,7 @@ def make_image(engine: Engine, busybox: Path) -> None:
             (root / "bin" / tool).symlink_to("busybox")
         tar = Path(folder, "image.tar")
         subprocess.run(["tar", "-C", root, "-cf", tar, "."], check=True)
-        engine.docker("import", str(tar), "bb:latest")
+        yield tar
 
 
 def stop_containers(engine: Engine) -> None:
@@ -266,7 +319,7 @@ def processes(home: Path, program: bytes = b"", own: bool = True) -> list[int]:
     `program` takes only those whose name begins with it; without `own`, the descendants alone.
     """
     mark = f"{home}/".encode()
-    programs = (b"dockerd", b"containerd", b"docker-proxy", b"runc", b"nsenter")
+    programs = (b"dockerd", b"containerd", b"docker-proxy", b"runc", b"nsenter", b"unshare", b"podman", b"conmon")
     children: dict[int, list[int]] = {}
     named: list[int] = []
     for entry in Path("/proc").iterdir():

@@ -19,7 +19,10 @@ OUTSIDE, SIX = "203.0.113.1", "2001:db8:1::1"
 
 @dataclass(frozen=True)
 class Fault:
-    """Commands run at the host. {c1} and {c2} enter a container, {wan} the namespace outside; {p1} and {p2} are ports."""
+    """Commands run at the host. {c1} and {c2} enter a container, {wan} the namespace outside; {p1} and {p2} are ports.
+
+    {guard} is iptables where it guards containers from direct access, nothing elsewhere.
+    """
 
     name: str  # of the cause
     build: str  # commands, separated by ;
@@ -120,9 +123,11 @@ FAULTS = {
         "echo_ignored", "{c2} sysctl -qw net.ipv6.icmp.echo_ignore_all=1", "{c2} sysctl -qw net.ipv6.icmp.echo_ignore_all=0",
         "c1 c2 -6", ("dropped", "c2", "NOT_SPECIFIED"), "{c2} sysctl -w net.ipv6.icmp.echo_ignore_all=0"),
     "no way back": Fault(
-        "no_way_back", "{c1} ip route del default; iptables -I DOCKER-USER -d 172.17.0.2 -j ACCEPT; "
+        "no_way_back", "{c1} ip route del default; {guard} -I PREROUTING -d 172.17.0.2 -j ACCEPT; "
+        "iptables -I DOCKER-USER -d 172.17.0.2 -j ACCEPT; "
         "{wan} ip route add 172.17.0.0/16 via 198.51.100.2",
-        "{c1} ip route replace default via 172.17.0.1; iptables -D DOCKER-USER -d 172.17.0.2 -j ACCEPT; "
+        "{c1} ip route replace default via 172.17.0.1; {guard} -D PREROUTING -d 172.17.0.2 -j ACCEPT; "
+        "iptables -D DOCKER-USER -d 172.17.0.2 -j ACCEPT; "
         "{wan} ip route del 172.17.0.0/16 via 198.51.100.2", "netns:OUTSIDE c1",
         ("delivered", "c1", None), "{c1} ip route add default via 172.17.0.1"),
     "S14 no MASQUERADE": Fault(
@@ -142,7 +147,7 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def words(engine: Engine) -> dict[str, str]:
     """What stands for the braces in the commands."""
-    found = {"wan": f"nsenter --net={engine.wan_netns}"}
+    found = {"wan": f"nsenter --net={engine.wan_netns}", "guard": "iptables -t raw" if engine.guards else "true"}
     for name, port in (("c1", "p1"), ("c2", "p2")):
         found[name] = f"nsenter --net=/proc/{engine.pid(name)}/ns/net"
         link = engine.on_host(*found[name].split(), "ip", "-o", "link", "show", "eth0").stdout

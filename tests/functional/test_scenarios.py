@@ -18,7 +18,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace
 from tests.functional.engine import Engine, find_busybox
-from tests.functional.way import Output, Row, arriving, from_host, leaving, read, switched, to_host
+from tests.functional.way import Output, Row, arriving, from_host, isolated, leaving, read, switched, to_host
 
 Ping = Callable[..., Output]
 WORDS: dict[int, dict[str, str]] = {
@@ -38,7 +38,8 @@ class World:
         self.engine = engine
         self.words = {version: dict(words) for version, words in WORDS.items()}
         for words in self.words.values():
-            words.update(wan=f"nsenter --net={engine.wan_netns}", WAN=f"netns:{engine.name}-wan")
+            words.update(wan=f"nsenter --net={engine.wan_netns}", WAN=f"netns:{engine.name}-wan",
+                         unguard=f"{words['ipt']} -t raw -F PREROUTING" if engine.guards else "true")
         for number in (1, 2):
             self.add(f"c{number}")
             for words in self.words.values():
@@ -217,7 +218,7 @@ FAULTS = {
         "{ipt} -I INPUT -i docker0 -p tcp -m tcp --dport 8080 -j DROP", "c1 host --tcp 8080", "c1 host", ("host", "input"),
         "host_input_blocked", "{ipt} -I INPUT -i docker0 -p tcp --dport 8080 -j ACCEPT"),
     "S03 an unpublished port": Fault(
-        "{ipt} -A DOCKER ! -i docker0 -o docker0 -j DROP", "{WAN} {c2} --tcp 81", "wan c2", ("host", "forward"),
+        "{unguard}\n{ipt} -A DOCKER ! -i docker0 -o docker0 -j DROP", "{WAN} {c2} --tcp 81", "wan c2", ("host", "forward"),
         "port_not_published", "create c2 anew with `-p HOSTPORT:81`", then=False,
         owner="Docker, network bridge"),
     "S02 direct access": Fault(
@@ -443,15 +444,16 @@ def test_S04_two_networks(world: World, ping: Ping, web: str) -> None:
     def see(version: int) -> None:
         output = ping("c1 c3 {six}", version, 1)
         end = output.only("request")["end"]
-        assert (end["result"], end["node"], end["stage"], end["rule"]["verdict"]) == ("dropped", "host", "forward", "drop")
+        guards = world.engine.guards
+        assert (end["result"], end["node"], end["stage"], end["rule"]["verdict"]) == (
+            "dropped", "host", "prerouting" if guards else "forward", "drop")
         tool = world.words[version]["ipt"]
-        assert end["rule"]["chain"].startswith("DOCKER") and end["rule"]["rule"] in world.saved(tool)
+        assert (guards or end["rule"]["chain"].startswith("DOCKER")) and end["rule"]["rule"] in world.saved(tool)
         assert end["rule"]["owner"] == "Docker, network web"
         assert names(end) == ["networks_isolated"]
         assert end["mend"] == "docker network connect web c1"
         assert "c1 (network bridge) and c3 (network web)" in end["causes"][0]["sentence"]
-        assert output.way(output.only("request")) == [
-            *to_host("c1")[:7], f"host {web} route", "host docker0 forward"]
+        assert output.way(output.only("request")) == isolated(world.engine, "c1", "docker0", web)
 
     both(see)
     world.engine.docker("network", "connect", "web", "c1")
@@ -463,7 +465,7 @@ def test_S04_two_networks(world: World, ping: Ping, web: str) -> None:
 
 def test_S04_what_a_person_forbids_is_not_what_docker_isolates(world: World, ping: Ping, web: str) -> None:
     for version in (4, 6):
-        world.run(f"{{ipt}} -I FORWARD -i docker0 -o {web} -j DROP", version)
+        world.run(f"{{unguard}}\n{{ipt}} -I FORWARD -i docker0 -o {web} -j DROP", version)
 
     def see(version: int) -> None:
         end = ping("c1 c3 {six}", version, 1).only("request")["end"]
@@ -790,7 +792,7 @@ BY_NFT = [
 
 def test_docker_s_nftables_backend(world: World, ping: Ping) -> None:
     for version in (4, 6):
-        world.run("{in_c1} ip neigh replace {c2} lladdr {mac_c2} dev eth0 nud stale\n{ipt} -F FORWARD\n"
+        world.run("{in_c1} ip neigh replace {c2} lladdr {mac_c2} dev eth0 nud stale\n{unguard}\n{ipt} -F FORWARD\n"
                   "{ipt} -P FORWARD ACCEPT", version)
         world.load(world.say(DOCKER_NFT, version))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.functional.conftest import Done
+from tests.functional.engine import Engine
 
 Row = dict[str, Any]
 
@@ -86,6 +87,12 @@ def published(outside: str, target: str) -> dict[str, list[str]]:
     later = there[1:]  # a connection remembers its route: the sender's from the SYN on, the receiver's once established
     return {"request": there, "reply": back, "ack": later,
             "close": [hop for hop in later if hop != f"{target} - route"]}
+
+
+def isolated(engine: Engine, source: str, bridge: str, other: str) -> list[str]:
+    """From a container to one of another Docker network (on `other`), up to where the engine stops it."""
+    way = [*leaving(source), f"host {bridge} prerouting"]
+    return way if engine.guards else [*way, f"host {bridge} l2_local nic", f"host {other} route", f"host {bridge} forward"]
 
 
 def rewrites(journey: Row) -> list[tuple[str, dict[str, list[str]]]]:

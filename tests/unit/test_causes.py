@@ -148,7 +148,10 @@ def test_an_internal_network() -> None:
 def test_direct_access() -> None:
     raw = rule("PREROUTING", "-A PREROUTING -d 172.18.0.2/32 ! -i br-6c6162776562 -j DROP", table="raw")
     run = Run("isolated").ended("host", Stage.PREROUTING, reason="NETFILTER_DROP", rules=(raw,))
-    (found,) = run.causes()
+    (found,) = run.causes()  # from another network of Docker's, it is what isolates the two
+    assert (found.name, found.mend) == ("networks_isolated", "docker network connect web c1")
+    assert found.sentence.startswith("c1 (network bridge) and c3 (network web) are on different Docker networks")
+    (found,) = run.engine(networks=(WEB,)).causes()
     assert (found.name, found.mend) == ("direct_access_blocked", "docker network connect web c1")
     assert "no rule in DOCKER-USER" in found.sentence and "came by docker0" in found.sentence
     other = replace(raw, rule="-A PREROUTING -d 172.18.0.9/32 ! -i br-6c6162776562 -j DROP")

@@ -70,7 +70,7 @@ def test_the_length_is_the_wire_s() -> None:
 
 
 @pytest.mark.parametrize(("expression", "said"), [
-    ("tcp portt 80", "syntax error"), ("wlan type mgt", "802.11"), ("ip broadcast", "netmask"),
+    ("tcp portt 80", "syntax error"), ("wlan type mgt", r"802\.11|DLT_EN10MB"), ("ip broadcast", "netmask"),
     ("host nothing.invalid", "unknown host 'nothing.invalid'"), ("icmp and tcp", "expression rejects all packets"),
     ("ifname eth0", "ifname"), ("ip6 protochain 17", "protochain"), ("\udcff", "syntax error")])
 def test_nonsense_is_refused_in_libpcap_s_words(expression: str, said: str) -> None:
@@ -80,7 +80,7 @@ def test_nonsense_is_refused_in_libpcap_s_words(expression: str, said: str) -> N
 
 @pytest.mark.parametrize("expression", ["inbound", "tcp and outbound"])
 def test_a_packet_on_its_way_has_no_direction(expression: str) -> None:
-    with pytest.raises(UserError, match="inbound"):
+    with pytest.raises(UserError, match="inbound|outbound"):  # libpcap's own words from 1.10.5 on
         filter_source(compile_expression(expression))
 
 

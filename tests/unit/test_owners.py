@@ -1,4 +1,4 @@
-"""Whose rules they are: those of a real Docker 20.10, whole; the other tools' as their sources and manuals write them."""
+"""Whose rules they are: those of real Docker engines, whole; the other tools' as their sources and manuals write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tracer.journey.owners import owned, owner
 from tracer.model.journey import End, Hop, Journey, Packet, Result, Rule, Stage
 from tracer.model.topology import Attachment, Container, Published, Topology
-from tracer.topology.engine import _network, _of_podman
+from tracer.topology.engine import _listed, _network, _of_podman
 
 HERE = Path(__file__).parent
 NETWORKS = tuple(_network(row, podman=False) for row in
@@ -39,13 +39,13 @@ def rule(text: str, table: str = "filter", chain: str = "", family: str = "ip") 
     return Rule(family, table, chain, text, jump[0] if jump else "continue")
 
 
-def saved() -> Iterator[Rule]:
+def saved(lines: list[str] | None = None, family: str = "ip") -> Iterator[Rule]:
     table = ""
-    for line in (HERE / "rules" / "docker_20_10.iptables-save").read_text(encoding="utf-8").splitlines():
+    for line in lines or (HERE / "rules" / "docker_20_10.iptables-save").read_text(encoding="utf-8").splitlines():
         if line.startswith("*"):
             table = line[1:]
         elif "-A " in line:
-            yield rule(line[line.index("-A "):], table)
+            yield rule(line[line.index("-A "):], table, family=family)
 
 
 def test_every_rule_of_a_docker_engine_is_dockers() -> None:
@@ -66,6 +66,31 @@ def test_every_rule_of_a_docker_engine_is_dockers() -> None:
         == "Docker, port 8082 of c3"
     assert owners[f"-A DOCKER -d 127.0.0.1/32 ! -i {web} -p udp -m udp --dport 53 -j DNAT --to-destination 172.30.0.1:53"] \
         == "Docker, port 53 of c3"
+
+
+@pytest.mark.parametrize("version", ["26_1", "28_5"])
+def test_every_rule_of_a_later_docker_engine_is_dockers(version: str) -> None:
+    recorded = json.loads((HERE / "rules" / f"docker_{version}.json").read_text(encoding="utf-8"))
+    engine = Topology(1, {}, networks=tuple(_network(row, podman=False) for row in recorded["networks"]),
+                      containers=tuple(filter(None, map(_listed, recorded["list"]))))
+    owners = {r.rule or "": owner(r, engine) for family in ("ip", "ip6") for r in saved(recorded[family], family)}
+    assert len(owners) > 40
+    assert all(who and who.startswith("Docker") for who in owners.values()), owners
+    web = next(n.device for n in engine.networks if n.name == "web")
+    about = {
+        f"-A DOCKER-FORWARD -i {web} -o {web} -j DROP": "Docker, network web",
+        f"-A FORWARD -i {web} -o {web} -j DROP": "Docker, network web",
+        f"-A DOCKER ! -i {web} -o {web} -j DROP": "Docker, network web",
+        f"-A DOCKER-CT -o {web} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT": "Docker, network web",
+        f"-A DOCKER-BRIDGE -o {web} -j DOCKER": "Docker, network web",
+        f"-A PREROUTING -d 172.30.0.2/32 ! -i {web} -j DROP": "Docker, network web",
+        "-A PREROUTING -d 127.0.0.1/32 ! -i lo -p udp -m udp --dport 53 -j DROP": "Docker, port 53 of c3",
+        "-A DOCKER-ISOLATION-STAGE-1 ! -s 172.18.0.0/16 -o inside0 -j DROP": "Docker, network inside",
+        "-A FORWARD -j DOCKER-FORWARD": "Docker",
+        "-A DOCKER-FORWARD -j DOCKER-CT": "Docker"}
+    found = {text: owners[text] for text in about if text in owners}
+    assert len(found) == {"26_1": 2, "28_5": len(about) - 1}[version]
+    assert found == {text: about[text] for text in found}
 
 
 def test_in_a_journey() -> None:

@@ -25,6 +25,7 @@ def container(name: str, identity: str, mode: str = "bridge", pid: int = 0, stat
 
 class FakeEngine:
     place = "/fake.sock"
+    client = "docker"
 
     def __init__(self, *containers: Container) -> None:
         self.known = list(containers)

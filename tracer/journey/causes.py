@@ -17,6 +17,7 @@ from ipaddress import ip_interface
 
 from tracer.journey import sentences
 from tracer.journey.case import Case, parsed, rows
+from tracer.journey.engines import engine_words
 from tracer.journey.reasons import QUEUES, WORDS, place
 from tracer.model.journey import BRANCHES, Cause, Hop, Journey, Result, Rule, Stage
 from tracer.model.probes import Missing
@@ -187,16 +188,22 @@ _DIRECT = re.compile(r'-d (\S+)/\d+ ! -i (\S+) -j DROP|daddr (\S+) iifname != "(
 
 @cause
 def direct_access_blocked(case: Case) -> Found:
-    rule, target = case.rule, case.target
-    if not (rule and case.stage is Stage.PREROUTING and case.at_host and target):
+    rule, target, bridge = case.rule, case.target, _guarded(case)
+    if rule is None or target is None or bridge is None or networks_isolated(case):
         return None
-    found = _DIRECT.search(rule.rule or "")
-    if found is None or case.packet.dst not in (found[1], found[3]):
-        return None
-    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {found[2] or found[4]} only, and this one "
+    return (f"Docker lets packets to {case.titled(target)} in by its own bridge {bridge} only, and this one "
             f"came by {case.came_by}. The rule is in {_chain(rule)}: no rule in DOCKER-USER or elsewhere in forwarding, "
             "which comes later, can let it pass.",
-            _text(rule), _connect(case) or f"publish the port: `docker run -p HOSTPORT:{_port(case)}`")
+            _text(rule), _connect(case) or f"publish the port: `{_client(case)} run -p HOSTPORT:{_port(case)}`")
+
+
+def _guarded(case: Case) -> str | None:
+    """The bridge by which alone Docker's rule in raw/PREROUTING lets packets to a container in, if that stopped this one."""
+    rule = case.rule
+    if not (rule and case.dropped and case.at_host and case.stage is Stage.PREROUTING):
+        return None
+    found = _DIRECT.search(rule.rule or "")
+    return found[2] or found[4] if found and case.packet.dst in (found[1], found[3]) else None
 
 
 @cause
@@ -212,44 +219,51 @@ def network_internal(case: Case) -> Found:
 @cause
 def networks_isolated(case: Case) -> Found:
     source, target = case.source, case.target
-    if not _refused_between_networks(case) or source is None or target is None or network_internal(case):
+    guarded = _guarded(case)  # before the route is looked up, which would tell by what it goes
+    if source is None or target is None or not (guarded or _refused_between_networks(case)) or network_internal(case):
         return None
-    known = case.network(case.came_by) and case.network(case.goes_by)
+    into = guarded or case.goes_by
+    known = case.network(case.came_by) and case.network(into)
     if not known and not (case.rule and case.rule.chain.startswith("DOCKER-ISOLATION-STAGE")):
         return None
     if set(case.networks(source)) & set(case.networks(target)):
         return None
     names = [case.titled(n) if case.networks(n) else f"{case.name(n)} (on {bridge})"
-             for n, bridge in ((source, case.came_by), (target, case.goes_by))]
-    return (f"{names[0]} and {names[1]} are on different Docker networks, which Docker isolates.",
+             for n, bridge in ((source, case.came_by), (target, into))]
+    engine = engine_words(case.topology).name
+    return (f"{names[0]} and {names[1]} are on different {engine} networks, which {engine} isolates.",
             _text(case.rule) or [_UNKNOWN], _connect(case))
 
 
 def _refused_between_networks(case: Case) -> bool:
     """Stopped in the host's FORWARD, by a rule of Docker's own or one that is not known, between two devices."""
-    rule = case.rule
-    docker = rule is None or _whose(rule) == "Docker" or (
-        rule.chain.startswith("DOCKER") and rule.chain != "DOCKER-USER")
-    return bool(case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and docker
+    rule, engine = case.rule, engine_words(case.topology)
+    own = rule is None or _whose(rule) == engine.name or (
+        rule.chain.startswith(engine.chains) and rule.chain != "DOCKER-USER")
+    return bool(case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.FORWARD and own
                 and not (rule and rule.policy) and case.came_by and case.goes_by and case.came_by != case.goes_by)
+
+
+def _client(case: Case) -> str:
+    return case.topology.client
 
 
 def _connect(case: Case) -> str | None:
     """Put the source on a network of the target."""
     source = case.container(case.source) if case.source else None
     networks = case.networks(case.target) if case.target else ()
-    return f"docker network connect {shlex.quote(networks[0])} {source.name}" if source and networks else None
+    return f"{_client(case)} network connect {shlex.quote(networks[0])} {source.name}" if source and networks else None
 
 
 def _open_network(topology: Topology) -> str | None:
     """A network of the engine that leads out: the default one, if there is."""
     names = [n.name for n in topology.networks if n.driver == "bridge" and not n.internal]
-    return "bridge" if "bridge" in names else next(iter(names), None)
+    return next((name for name in ("bridge", "podman") if name in names), next(iter(names), None))
 
 
 def _connect_source(case: Case) -> str | None:
     source, other = case.container(case.source) if case.source else None, _open_network(case.topology)
-    return f"docker network connect {shlex.quote(other)} {source.name}" if source and other else None
+    return f"{_client(case)} network connect {shlex.quote(other)} {source.name}" if source and other else None
 
 
 @cause
@@ -373,11 +387,12 @@ def docker_chains_missing(case: Case) -> Found:
     network = case.network(case.came_by) or case.network(case.goes_by)
     if not (case.dropped and case.at_host and case.version == 4 and network and last and rule and rule.policy):
         return None
-    docker = any("DOCKER" in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules)
-    if rule.chain != "FORWARD" or last.rules_unknown or docker:
+    engine = engine_words(case.topology)
+    own = any(mark in f"{r.chain} {r.verdict} {r.rule}" for r in last.rules for mark in engine.chains)
+    if rule.chain != "FORWARD" or last.rules_unknown or own:
         return None
-    return (sentences.chains_gone(_chain(rule), network),
-            [f"{_chain(rule)} sends nothing to DOCKER-USER or another chain of Docker's"], "systemctl restart docker")
+    return (sentences.chains_gone(_chain(rule), network, engine.name),
+            [f"{_chain(rule)} sends nothing to a chain of {engine.name}'s"], engine.restore)
 
 
 @cause
@@ -423,12 +438,13 @@ def _not_translated(case: Case) -> Found:
         return None  # Docker translates neither, where the userland proxy runs
     for container, port in case.published(packet.dport, packet.proto):
         if _holds(port.host_ip, packet.dst):
+            engine = engine_words(case.topology)
             nat = any(t.table == "nat" for h in hooks for t in h.tables or ())
-            return (f"{container.name} publishes this port, but nothing translated the packet to {container.name}: Docker's "
-                    "rules are gone, as after a firewall was reloaded or flushed.",
+            return (f"{container.name} publishes this port, but nothing translated the packet to {container.name}: "
+                    f"{engine.name}'s rules are gone, as after a firewall was reloaded or flushed.",
                     (f"{container.name} publishes {port.container_port}/{port.protocol} at {port.host_port}",
                      "no address changed at PREROUTING", "PREROUTING has a nat table" if nat else
-                     "PREROUTING has no nat table: DOCKER is missing there"), "systemctl restart docker")
+                     f"PREROUTING has no nat table: {engine.chains[0]} is missing there"), engine.restore)
     return None
 
 
@@ -752,8 +768,9 @@ def route_mtu_too_small(case: Case) -> Found:
     why = "IPv6 routers do not fragment" if case.version == 6 else "its DF bit forbids to fragment it"
     return (f"It has {case.journey.packet.length} bytes, and {link.name} of {case.name(space)} takes {link.mtu}; {why}.",
             [f"MTU of {link.name}: {link.mtu}", f"length of the packet: {case.journey.packet.length}"],
-            f"give the containers' network the MTU {link.mtu} (`docker network create -o "
-            f"com.docker.network.driver.mtu={link.mtu}`; for docker0, \"mtu\": {link.mtu} in daemon.json)")
+            f"give the containers' network the MTU {link.mtu} (`{_client(case)} network create -o "
+            f"{engine_words(case.topology).mtu}={link.mtu}`" + (
+                f"; for docker0, \"mtu\": {link.mtu} in daemon.json)" if _client(case) == "docker" else ")"))
 
 
 # bridge and devices -----------------------------------------------------------------------------------------------------
@@ -994,7 +1011,7 @@ def nobody_has_address(case: Case) -> Found:
         return None
     where = f" on {bridge[1].name}" if bridge else ""
     return (f"Nobody{where} answers for {case.next_hop}: no container or namespace known has this address.", _asking(case),
-            "check the address: `docker network inspect` lists those of each network's containers")
+            f"check the address: `{_client(case)} network inspect` lists those of each network's containers")
 
 
 # transport --------------------------------------------------------------------------------------------------------------
@@ -1126,7 +1143,7 @@ def container_paused(case: Case) -> Found:
     if not _unreplied(case) or container is None or container.state != "paused" or case.packet.proto not in ("tcp", "udp"):
         return None
     return (f"{container.name} is paused: the packet waits in its socket, and no program runs to read it.",
-            [f"the engine calls {container.name} paused"], f"docker unpause {container.name}")
+            [f"the engine calls {container.name} paused"], f"{_client(case)} unpause {container.name}")
 
 
 @cause
@@ -1288,10 +1305,11 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
         names = ", ".join(n.name for n in networks)
         sentence = f"{name} is on {names} only, which is internal and gives it no default route: no packet was made."
         evidence.append(f"{names} was created with --internal")
-        mend = f"docker network connect {shlex.quote(_open_network(topology) or 'NETWORK')} {name}"
+        mend = f"{topology.client} network connect {shlex.quote(_open_network(topology) or 'NETWORK')} {name}"
     elif container and container.network_mode == "none":
         sentence = f"{name} runs without a network (--network none): no packet was made."
-        mend = f"docker network disconnect none {name} && docker network connect bridge {name}"
+        mend = (f"{topology.client} network disconnect none {name} && "
+                f"{topology.client} network connect {shlex.quote(_open_network(topology) or 'NETWORK')} {name}")
     elif down:
         sentence = f"{down.name} of {name} is down, and its routes with it: no packet was made."
         evidence.append(f"{down.name}: state down (ip link)")

@@ -9,8 +9,8 @@ def no_forwarding(name: str, setting: str) -> str:
     return f"{name} does not forward packets from one device to another: {setting} is 0."
 
 
-def chains_gone(chain: str, network: EngineNetwork) -> str:
-    return (f"Docker's rules are gone from {chain}, as after a firewall was reloaded or flushed: nothing accepts the "
+def chains_gone(chain: str, network: EngineNetwork, engine: str) -> str:
+    return (f"{engine}'s rules are gone from {chain}, as after a firewall was reloaded or flushed: nothing accepts the "
             f"packets of {network.name}, and the policy is DROP.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tracer.journey import sentences
+from tracer.journey.engines import engine_words
 from tracer.map.scene import Scene, first_upper, has_version
 from tracer.model.journey import Cause
 
@@ -55,15 +56,15 @@ def docker_chains_missing(scene: Scene) -> Iterator[Cause]:
     networks = [n for n in scene.topology.networks if n.driver == "bridge" and n.device and host and host.by_name(n.device)]
     if rules is None or not networks or any(rule.table == "docker-bridges" for rule in rules.rules):
         return  # Docker's nftables backend has a table of its own
+    engine = engine_words(scene.topology)
     for base in scene.chains("forward", "ip"):
         texts = [rule.rule or "" for rule in rules.of(base)]
         if base.table != "filter" or rules.policy(base) != "DROP" or any(
-                "DOCKER" in text or any(n.device and n.device in text for n in networks) for text in texts):
+                any(own in text for own in engine.chains) or any(n.device and n.device in text for n in networks) for text in texts):
             continue
         chain = f"{base.table}/{base.name}{' (legacy)' if base.legacy else ''}"
-        yield Cause("docker_chains_missing", sentences.chains_gone(chain, networks[0]),
-                    (f"{chain} sends nothing to DOCKER-USER or another chain of Docker's", f"the policy of {chain} is DROP"),
-                    "systemctl restart docker")
+        yield Cause("docker_chains_missing", sentences.chains_gone(chain, networks[0], engine.name),
+                    (f"{chain} sends nothing to a chain of {engine.name}'s", f"the policy of {chain} is DROP"), engine.restore)
         return
 
 

@@ -239,6 +239,7 @@ class Topology:
     ended: tuple[Ended, ...] = ()  # in the order of their ends
     former: tuple[FormerLink, ...] = ()  # in the same order
     since: Mapping[int, int] = field(default_factory=dict)  # inode -> as in Ended, of those that are new
+    client: str = "docker"  # the command of the engine whose containers these are: "docker", "podman"
 
     def at(self, when: int) -> Topology:
         """The network of a packet that was seen at `when` (CLOCK_MONOTONIC, ns): with what ended later, without what ended

@@ -76,6 +76,11 @@ class Directory:
         """What the engine listed may be otherwise now: the next question asks it again."""
         self._list = self._networks = self.problem = None
 
+    @property
+    def client(self) -> str:
+        """The engine's own command."""
+        return self.engine.client if self.engine else "docker"
+
     def list_networks_anew(self) -> None:
         self._networks = None
 

@@ -75,7 +75,7 @@ class Engine:
     def networks(self) -> list[EngineNetwork]:
         """All networks, in one request; a second one for Podman, which names their devices in its own API only."""
         rows = self._get("/networks") or []
-        podman = self._server.startswith("Libpod")
+        podman = self.client == "podman"
         own = None
         with suppress(EngineError):  # Podman 3 has another form of it
             own = self._get("/v4.0.0/libpod/networks/json") if podman else None
@@ -92,6 +92,11 @@ class Engine:
             return f"{'Podman' if any('Podman' in name for name in names) else 'Docker'} {row['Version']}"
         except (AttributeError, KeyError, TypeError) as error:
             raise EngineError("it answers something else than its version") from error
+
+    @property
+    def client(self) -> str:
+        """The command with which people talk to it: "docker" or "podman", as its last answer told."""
+        return "podman" if self._server.startswith("Libpod") else "docker"
 
     def connect(self) -> None:
         """EngineError if nothing listens at its address."""

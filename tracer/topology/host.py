@@ -70,7 +70,7 @@ class Host:
         here, there = self._read(source), self._read(place)
         found = candidates(here, there, version)
         if not found:
-            raise no_address(source, here, place, there, version)
+            raise no_address(source, here, place, there, version, self.directory.client)
         return Destination(self._reachable(source, here, found), place, place.name, place.notes)
 
     def _look_up(self, word: str) -> Place | None:
@@ -93,9 +93,9 @@ class Host:
     def _container(self, word: str, container: Container) -> Place:
         name = container.name
         if not container.pid:
-            mend = f"start it with `docker start {name}`"
+            mend = f"start it with `{self.directory.client} start {name}`"
             if container.state == "restarting":
-                mend = f"`docker logs {name}` tells why it ends again and again"
+                mend = f"`{self.directory.client} logs {name}` tells why it ends again and again"
             raise UserError(f"{name} is not running ({container.state}): {mend}.")
         notes: tuple[str, ...] = ()
         mode, _, owner = container.network_mode.partition(":")
@@ -142,7 +142,7 @@ class Host:
             said += f" and no Docker engine answers at {at}{why}"
             other = "start it, or name a namespace with netns:NAME."
         else:
-            show = "`dnettrace lab status` shows" if self._where else "`docker ps` and `ip netns` show"
+            show = "`dnettrace lab status` shows" if self._where else f"`{directory.client} ps` and `ip netns` show"
             other = f"{show} the names."
         words = sorted({"host", *(c.name for c in directory.containers()), *directory.named_namespaces()})
         near = sorted(difflib.get_close_matches(word.removeprefix("netns:"), words, n=3, cutoff=0.5))
@@ -241,7 +241,7 @@ class Host:
         containers = {c.id: c for c in self.directory.containers()} | self.directory.inspected
         return Topology(host=self.place.netns, namespaces={n: found for n, found in read.items() if found},
                         names=dict(self.directory.names), containers=tuple(containers.values()),
-                        networks=tuple(self.directory.networks()))
+                        networks=tuple(self.directory.networks()), client=self.directory.client)
 
     def everything(self) -> Topology:
         """The host, every container that runs and every named namespace as they are now, without their listeners."""

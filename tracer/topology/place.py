@@ -42,7 +42,8 @@ def candidates(source: Namespace, target: Namespace, version: int | None) -> lis
     return []
 
 
-def no_address(source: Place, here: Namespace, target: Place, there: Namespace, version: int | None) -> UserError:
+def no_address(source: Place, here: Namespace, target: Place, there: Namespace, version: int | None,
+               client: str = "docker") -> UserError:
     """Why `candidates` found nothing, with what the user can do."""
     kind, other = (f"IPv{version}", 10 - version) if version else ("IP", 0)
     neither = not any(here.addresses(v) for v in ((version,) if version else (4, 6)))
@@ -51,7 +52,7 @@ def no_address(source: Place, here: Namespace, target: Place, there: Namespace, 
         mend = f"leave out -{version}, since {target.name} has an IPv{other} address"
     elif target.container:
         network = "a network that was created with --ipv6" if version == 6 else "a network"
-        mend = f"connect it to {network} with `docker network connect NETWORK {target.container.name}`"
+        mend = f"connect it to {network} with `{client} network connect NETWORK {target.container.name}`"
     else:
         mend = f"give {target.name} one with `ip address add`"
     return UserError(f"{who} {kind} address: {mend}.")

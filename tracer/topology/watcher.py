@@ -441,5 +441,5 @@ class Watcher:
         containers = {c.id: c for c in directory.containers()} | directory.inspected
         self.topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
                                  names, tuple(containers.values()), tuple(directory.networks()), ended,
-                                 tuple(self._former), dict(self._since))
+                                 tuple(self._former), dict(self._since), directory.client)
         os.eventfd_write(self.news, 1)
