@@ -10,7 +10,6 @@ import stat
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -20,7 +19,7 @@ import pytest
 
 from tests.unit.trace import every_kind, items, write
 from tracer.capture import layout, pcapng
-from tracer.capture.plain import ADDRESSES
+from tracer.capture.plain import ADDRESSES, has_members
 from tracer.capture.reader import Reader
 from tracer.capture.writer import Writer
 from tracer.cli.telling import Telling
@@ -57,7 +56,7 @@ def test_every_type_of_a_run_has_its_json() -> None:
         if kind in seen or kind in (Event, type(None), Ellipsis):
             return
         seen.add(kind)
-        if is_dataclass(kind):
+        if has_members(kind):
             for hint in get_type_hints(kind).values():
                 walk(hint)
         elif origin := get_origin(kind):

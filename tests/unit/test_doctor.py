@@ -264,7 +264,7 @@ class Loader:
         if Mechanism.RAW_TRACEPOINT not in mechanisms:
             raise Refused("EPERM")
         self.machine = types.SimpleNamespace(attached=("net_dev_queue",), missing=(), untraced=None)
-        self.links = Mechanism.NETFILTER_LINK in mechanisms
+        self.hooks = [way for way in mechanisms if way not in TRACEPOINT_WAYS]
 
     def __enter__(self) -> Loader:
         return self
@@ -273,8 +273,8 @@ class Loader:
         pass
 
     def watch(self, _namespace: object) -> None:
-        if self.links:
-            self.machine.missing = (Missing("netfilter", "netfilter links: this kernel has none"),)
+        if self.hooks:
+            self.machine.missing = (Missing("netfilter", f"{self.hooks[0].words}: this kernel has none"),)
 
     def arm(self) -> None:
         pass
@@ -286,7 +286,7 @@ def test_the_trial_tries_each_mechanism_by_itself(monkeypatch: pytest.MonkeyPatc
     found = trial.try_mechanisms(types.SimpleNamespace(inode=1))  # type: ignore[arg-type]
     assert [(tried.name, tried.works, tried.why) for tried in found.mechanisms] == [
         ("cast tracepoint", False, "EPERM"), ("typed tracepoint", False, "EPERM"), ("raw tracepoint", True, ""),
-        ("netfilter link", False, "netfilter links: this kernel has none")]
+        *((words, False, f"{words}: this kernel has none") for words in ("netfilter link", "fentry", "kprobe"))]
     assert [lack.name for lack in found.missing] == ["netfilter"]
     assert (found.problem, found.problem_of_streams) == (None, None)
 
@@ -300,7 +300,7 @@ def test_a_kernel_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "Probes", refuse)
     found = trial.try_mechanisms(None)
     assert found.problem == "EPERM: no"
-    assert [tried.works for tried in found.mechanisms] == [False] * len(TRACEPOINT_WAYS) + [None]
+    assert [tried.works for tried in found.mechanisms] == [False] * len(TRACEPOINT_WAYS) + [None] * 3
 
 
 def test_bcc_may_die() -> None:

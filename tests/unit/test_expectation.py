@@ -27,7 +27,7 @@ def request(name: str) -> Journey:
 
 def at(journey: Journey, where: Stage, **changes: object) -> Journey:
     """With the host's hop of this stage otherwise."""
-    hops = [replace(hop, **changes) if hop.stage is where and hop.node == "host" else hop  # type: ignore[arg-type]
+    hops = [hop._replace(**changes) if hop.stage is where and hop.node == "host" else hop  # type: ignore[arg-type]
             for hop in journey.hops]
     return replace(journey, hops=tuple(hops))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,7 +30,8 @@ class Types:
         return 80
 
 
-def find(monkeypatch: pytest.MonkeyPatch, refused: set[int], linked: bool = True) -> functions.HookWay:
+def find(monkeypatch: pytest.MonkeyPatch, refused: set[int], linked: bool = True,
+         mechanisms: Collection[Mechanism] = tuple(Mechanism)) -> functions.HookWay:
     def load(_name: str, _code: bytes, kind: int, *_more: int) -> int:
         if kind in refused:
             raise OSError(errno.EPERM, "EPERM")
@@ -47,11 +48,16 @@ def find(monkeypatch: pytest.MonkeyPatch, refused: set[int], linked: bool = True
     monkeypatch.setattr(syscall, "load_program", load)
     monkeypatch.setattr(syscall, "open_kprobe", opened)
     monkeypatch.setattr(syscall, "open_raw_tracepoint", opened)
-    return functions.find_way(cast(Btf, Types(linked)))
+    return functions.find_way(cast(Btf, Types(linked)), mechanisms)
 
 
 def test_links_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(monkeypatch, set()) == functions.HookWay(Mechanism.NETFILTER_LINK)
+
+
+def test_what_is_left_out_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(monkeypatch, set(), mechanisms=(Mechanism.KPROBE,)).mechanism is Mechanism.KPROBE
+    assert find(monkeypatch, set(), mechanisms=(Mechanism.RAW_TRACEPOINT,)).mechanism is None
 
 
 def test_then_fentry_and_then_kprobes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,5 +77,5 @@ def test_where_none_is_to_be_had_each_says_why(monkeypatch: pytest.MonkeyPatch) 
 def test_a_module_that_is_not_loaded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "MODULE", "no_such_module")
     monkeypatch.setattr(functions, "_no_links", lambda _types: "none here")
-    assert functions.find_way(cast(Btf, Types())).why == "netfilter links: none here; function probes: " \
+    assert functions.find_way(cast(Btf, Types()), tuple(Mechanism)).why == "netfilter links: none here; function probes: " \
         "no_such_module is not loaded"

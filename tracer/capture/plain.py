@@ -1,4 +1,5 @@
-"""Data classes as JSON and back, led by their types; what does not fit its type is a ValueError or a TypeError."""
+"""Data classes and named tuples as JSON and back, led by their types; what does not fit its type is a ValueError or a
+TypeError."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -33,11 +34,16 @@ def plain(value: Any) -> Any:
         return value.hex()
     if isinstance(value, ADDRESSES):
         return str(value)
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if has_members(type(value)):
+        kind: Any = type(value)
+        return {name: plain(getattr(value, name)) for name in _hints(kind)}
     if isinstance(value, Mapping):  # pairs: keys are no strings
         return [[plain(key), plain(item)] for key, item in value.items()]
     return [plain(item) for item in (sorted(value) if isinstance(value, frozenset) else value)]
+
+
+def has_members(kind: Any) -> bool:
+    return is_dataclass(kind) or hasattr(kind, "_fields")
 
 
 @cache
@@ -54,8 +60,8 @@ def members(given: Any, kind: type) -> dict[str, Any]:
 def typed(value: Any, kind: Any) -> Any:
     """`value` of the JSON as a `kind`: data class, tuple, frozenset, mapping, union, address, bytes, enum, or what JSON has.
     Members that the class lacks are left out, those that it has a default for may be missing."""
-    if is_dataclass(kind):
-        return typing.cast(Any, kind)(**members(value, typing.cast(type, kind)))
+    if has_members(kind):
+        return kind(**members(value, kind))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, arguments)

@@ -33,10 +33,14 @@ class HookWay:
 def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
     """By one of these."""
     refused = []
-    if why := _no_links(types) if Mechanism.NETFILTER_LINK in mechanisms else "left out":
+    if Mechanism.NETFILTER_LINK in mechanisms:
+        why = _no_links(types)
+        if not why:
+            return HookWay(Mechanism.NETFILTER_LINK)
         refused.append(f"netfilter links: {why}")
-    else:
-        return HookWay(Mechanism.NETFILTER_LINK)
+    ways = [way for way in FUNCTION_WAYS if way in mechanisms]
+    if not ways:
+        return HookWay(None, "; ".join(refused))
     function = next(probe.name for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
     try:
         with _types_of_module(types) as (module_types, _fd):
@@ -45,7 +49,7 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
             raise OSError(errno.ENOENT, "this kernel's nf_tables is not one that dnettrace knows")
     except OSError as error:
         return HookWay(None, "; ".join((*refused, f"function probes: {error.strerror or error}")))
-    for way in [way for way in FUNCTION_WAYS if way in mechanisms]:
+    for way in ways:
         try:
             program = load_function(types, "hook_trial", function, ZERO, way)
             try:

@@ -59,12 +59,13 @@ def docker_chains_missing(scene: Scene) -> Iterator[Cause]:
     engine = engine_words(scene.topology)
     for base in scene.chains("forward", "ip"):
         texts = [rule.rule or "" for rule in rules.of(base)]
-        if base.table != "filter" or rules.policy(base) != "DROP" or any(
-                any(own in text for own in engine.chains) or any(n.device and n.device in text for n in networks) for text in texts):
+        own = (*engine.chains, *(n.device for n in networks if n.device))
+        if base.table != "filter" or rules.policy(base) != "DROP" or any(mark in text for text in texts for mark in own):
             continue
         chain = f"{base.table}/{base.name}{' (legacy)' if base.legacy else ''}"
         yield Cause("docker_chains_missing", sentences.chains_gone(chain, networks[0], engine.name),
-                    (f"{chain} sends nothing to a chain of {engine.name}'s", f"the policy of {chain} is DROP"), engine.restore)
+                    (f"{chain} sends nothing to a chain of {engine.name}'s", f"the policy of {chain} is DROP"),
+                    engine.restore)
         return
 
 
