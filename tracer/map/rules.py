@@ -91,8 +91,8 @@ def _base(base: BaseChain, ruleset: Ruleset, packet: Packet | None, owners: Owne
     policy = ruleset.policy(base)
     if policy and end is None and (policy != "ACCEPT" or packet is None):
         rows.append(Row((base.hook, _table(base), "", f"{base.name}: policy {policy}"), "!" if policy == "DROP" else ""))
-    stopped = end in STOPS or (end is None and policy == "DROP" and not walk.may_pass)
-    return rows, stopped and packet is not None, walk.translated
+    stopped = end in STOPS or (end is None and policy == "DROP")
+    return rows, stopped and not walk.may_pass and packet is not None, walk.translated
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class _Walk:
     owners: Owners
     rows: list[Row]
     translated: bool = False
-    may_pass: bool = False  # some rule may accept it
+    may_pass: bool = False  # some rule may accept it, before one that surely drops it
     shown: set[str] = field(default_factory=set)  # chains, where no packet is asked for
 
     def chain(self, rules: list[CountedRule], depth: int) -> str | None:
