@@ -60,8 +60,8 @@ def test_what_a_bridge_learned_and_a_neighbour_table_holds(dnettrace: Dnettrace)
     assert answers(the_lab.path("c1"), "172.17.0.3")
     done = dnettrace("--lab", "topo", "bridges", "--format", "json")
     fdb = json.loads(done.stdout.splitlines()[2])
-    ages = [row["cells"][3] for row in fdb["rows"] if row["cells"][4] == "eth0 of c1"]
-    assert ages in (["0 s"], ["1 s"], ["2 s"], ["3 s"])
+    (age,) = (row["cells"][3] for row in fdb["rows"] if row["cells"][4] == "eth0 of c1")
+    assert 0 <= int(age.removesuffix(" s")) < 30
     done = dnettrace("--lab", "topo", "neighbors", "--container", "c1", "--format", "json")
     assert ["c1", "172.17.0.3", "c2", "02:42:ac:11:00:03"] in [
         row["cells"][:4] for row in json.loads(done.stdout)["rows"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tracer.map.matching import Packet, could_be, fits, sure
 from tracer.map.passage import Passage, Stop
@@ -91,13 +91,13 @@ def _base(base: BaseChain, ruleset: Ruleset, packet: Packet | None, owners: Owne
     policy = ruleset.policy(base)
     if policy and end is None and (policy != "ACCEPT" or packet is None):
         rows.append(Row((base.hook, _table(base), "", f"{base.name}: policy {policy}"), "!" if policy == "DROP" else ""))
-    stopped = end in STOPS or (end is None and policy == "DROP" and not walk.may_pass)
-    return rows, stopped and packet is not None, walk.translated
+    stopped = end in STOPS or (end is None and policy == "DROP")
+    return rows, stopped and not walk.may_pass and packet is not None, walk.translated
 
 
 @dataclass(slots=True)
 class _Walk:
-    """Through a base chain and those that it calls. A chain that is called twice comes twice: so packets meet it."""
+    """Through a base chain and those that it calls. For a packet, one that is called twice comes twice: so it meets it."""
 
     base: BaseChain
     ruleset: Ruleset
@@ -105,7 +105,8 @@ class _Walk:
     owners: Owners
     rows: list[Row]
     translated: bool = False
-    may_pass: bool = False  # some rule may accept it
+    may_pass: bool = False  # some rule may accept it, before one that surely drops it
+    shown: set[str] = field(default_factory=set)  # chains, where no packet is asked for
 
     def chain(self, rules: list[CountedRule], depth: int) -> str | None:
         """How every packet's way through the table surely ends in it: the target in capitals; None: not surely."""
@@ -118,10 +119,9 @@ class _Walk:
             for key, leads, to in self.ruleset.verdicts(rule):
                 self.may_pass = True
                 if leads and depth < _DEPTH and (self.packet is None or could_be(rule, key, self.packet)):
-                    self.chain(self.ruleset.chain(self.base.family, self.base.table, to, self.base.legacy), depth + 1)
+                    self.chain(self._called(to), depth + 1)
             if rule.leads and rule.target and depth < _DEPTH:
-                called = self.ruleset.chain(self.base.family, self.base.table, rule.target, self.base.legacy)
-                end = self.chain(called, depth + 1)
+                end = self.chain(self._called(rule.target), depth + 1)
                 if certain and (end or rule.leads == "goto"):
                     return end
                 continue
@@ -132,6 +132,12 @@ class _Walk:
             if certain and target == "RETURN":
                 return None
         return None
+
+    def _called(self, name: str) -> list[CountedRule]:
+        """A chain's rules; none the second time where no packet is asked for."""
+        again = self.packet is None and name in self.shown
+        self.shown.add(name)
+        return [] if again else self.ruleset.chain(self.base.family, self.base.table, name, self.base.legacy)
 
     def _row(self, rule: CountedRule, depth: int) -> Row:
         stops, text = (rule.target or "").upper() in STOPS, rule.rule or ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tracer.model.counters import CountedRule
 from tracer.model.topology import BaseChain
@@ -19,8 +20,14 @@ class Ruleset:
 
     def chain(self, family: str, table: str, name: str, legacy: bool) -> list[CountedRule]:
         """A chain's rules, its policy last where it has one."""
-        return [rule for rule in self.rules
-                if (rule.family, rule.table, rule.chain, rule.legacy) == (family, table, name, legacy)]
+        return self._chains.get((family, table, name, legacy), [])
+
+    @cached_property
+    def _chains(self) -> dict[tuple[str, str, str, bool], list[CountedRule]]:
+        found: dict[tuple[str, str, str, bool], list[CountedRule]] = {}
+        for rule in self.rules:
+            found.setdefault((rule.family, rule.table, rule.chain, rule.legacy), []).append(rule)
+        return found
 
     def verdicts(self, rule: CountedRule) -> list[tuple[str, str, str]]:
         """(key, "jump" or "goto" or "", chain or verdict) of a rule of nft that looks its verdict up in a map."""

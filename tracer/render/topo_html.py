@@ -31,7 +31,7 @@ input { font:inherit; padding:.3rem .6rem; width:20rem; max-width:100%; border:1
   white-space:pre-wrap } tr.bad td { color:var(--bad) } tr.it td { color:var(--good); font-weight:bold }
 .finding { border-left:4px solid var(--bad); padding:.3rem 0 .3rem .8rem; margin:.6rem 0 } .good { color:var(--good) }
 .found > rect:first-of-type { stroke-width:2.5 } .found td { background:var(--mark) }
-.away { opacity:.2 } tr.away { display:none }
+.away { opacity:.35 } tr.away { display:none }
 """
 _SCRIPT = """
 const box = document.getElementById('search'), told = document.getElementById('told');

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from tracer.model.counters import CountedRule
 from tracer.model.ruleset import Ruleset
@@ -39,16 +40,22 @@ def read_ruleset(namespace: Namespace) -> Ruleset:
                          if not chain.legacy and (chain.family, chain.table) not in known)
     for family, table in rest:
         try:
-            said = in_namespace(namespace.path, lambda family=family, table=table: nft_listing(family, table, elements=True))  # type: ignore[misc]
+            said = in_namespace(namespace.path, partial(_listing, family, table))
         except OSError as error:
-            said = None
             unknown.append(f"{family} {table}: {error.strerror or error}")
+            continue
         if said is None:
             unknown.append(f"{family} {table}: {NO_LISTING}")
-        else:
-            rules += listed(family, table, said)
-            maps |= {(family, table, name): elements for name, elements in _MAP.findall(said)}
+            continue
+        rules += listed(family, table, said)
+        maps |= {(family, table, name): elements for name, elements in _MAP.findall(said)}
     return Ruleset(namespace.inode, tuple(rules), tuple(dict.fromkeys(unknown)), maps)
+
+
+def _listing(family: str, table: str) -> str | None:
+    """With elements only where rules look verdicts up in them: sets may have a hundred thousand."""
+    said = nft_listing(family, table)
+    return nft_listing(family, table, elements=True) if said and " vmap @" in said else said
 
 
 def listed(family: str, table: str, said: str) -> Iterator[CountedRule]:
@@ -60,12 +67,13 @@ def listed(family: str, table: str, said: str) -> Iterator[CountedRule]:
             chain = opened[1]
         elif (policy := _POLICY.match(line)) and chain:
             policies[chain] = policy[1]
-    rules = nft_rules(said)
-    for name in dict.fromkeys([*(chain for chain, _handle in rules), *policies]):
-        for (chain, _handle), text in rules.items():
-            if chain == name:
-                found = list(_STATEMENT.finditer(re.sub(r'"[^"]*"', '""', text))) if " vmap " not in text else []
-                leads, to, verdict = found[-1].groups() if found else (None, None, None)
-                yield CountedRule(family, table, chain, text, to or verdict, 0, leads, legacy=False)
+    rules: dict[str, list[str]] = {}
+    for (name, _handle), text in nft_rules(said).items():
+        rules.setdefault(name, []).append(text)
+    for name in dict.fromkeys([*rules, *policies]):
+        for text in rules.get(name, ()):
+            found = list(_STATEMENT.finditer(re.sub(r'"[^"]*"', '""', text))) if " vmap " not in text else []
+            leads, to, verdict = found[-1].groups() if found else (None, None, None)
+            yield CountedRule(family, table, name, text, to or verdict, 0, leads, legacy=False)
         if name in policies:
             yield CountedRule(family, table, name, None, policies[name], 0, None, legacy=False)

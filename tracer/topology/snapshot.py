@@ -70,7 +70,8 @@ def read_namespace(path: str, name: str, paths: Mapping[int, str], *, listeners:
         with IPRoute() as ip:
             rows = list(ip.link("dump", ext_mask=RTEXT_FILTER_SKIP_STATS))
             links = _links(ip, rows, own, _addresses(ip), paths)
-            return Namespace(inode=own, name=name, path=path, links=links, fdb=_fdb(ip), neighbors=_neighbors(ip),
+            fdb = _fdb(ip) if any(link.kind == "bridge" for link in links.values()) else ()
+            return Namespace(inode=own, name=name, path=path, links=links, fdb=fdb, neighbors=_neighbors(ip),
                              routes=_routes(ip), rules=_rules(ip), chains=read_chains(), sysctls=_sysctls(rows),
                              listeners=_listeners() if listeners else None)
 
