@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.functional.conftest import Dnettrace, call, lab, no_leftovers  # noqa: F401
+from tests.functional.conftest import Dnettrace, call, lab  # noqa: F401
 
 collect_ignore_glob = [] if "DNETTRACE_VM" in os.environ else ["test_*"]
 
