@@ -144,7 +144,9 @@ def test_drops_with_their_cause(live: Callable[..., Any], engine: Engine) -> Non
             assert drop["end"]["cause"] == "networks_isolated"
         assert first["end"]["rule"] is None  # from the next packet of this flow on, rules are traced
         bridge = "br-" + engine.docker("network", "inspect", "-f", "{{.Id}}", "apart")[:12]
-        assert second["end"]["rule"]["rule"] == f"-A DOCKER-ISOLATION-STAGE-2 -o {bridge} -j DROP"
+        assert second["end"]["rule"]["rule"] == (
+            f"-A PREROUTING -d {address}/32 ! -i {bridge} -j DROP" if engine.guards else
+            f"-A DOCKER-ISOLATION-STAGE-2 -o {bridge} -j DROP")
     finally:
         engine.remove("c9")
         engine.docker("network", "rm", "apart")

@@ -80,7 +80,7 @@ def test_nonsense_is_refused_in_libpcap_s_words(expression: str, said: str) -> N
 
 @pytest.mark.parametrize("expression", ["inbound", "tcp and outbound"])
 def test_a_packet_on_its_way_has_no_direction(expression: str) -> None:
-    with pytest.raises(UserError, match="inbound|outbound"):  # libpcap's own words from 1.10.5 on
+    with pytest.raises(UserError, match=r"inbound|outbound"):  # libpcap's own words from 1.10.5 on
         filter_source(compile_expression(expression))
 
 
