@@ -188,7 +188,7 @@ def test_silence_says_what_passed(live: Callable[..., Any], engine: Engine) -> N
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (("nonsense here",), "syntax error"),
-    (("wlan type mgt",), "802.11"),
+    (("wlan type mgt",), "(`man 7 pcap-filter` has what can be said)"),
     (("--network", "nope"), "No Docker network is called \"nope\""),
 ])
 def test_bad_input_is_one_sentence(dnettrace: Dnettrace, engine: Engine, arguments: tuple[str, ...], sentence: str) -> None:
