@@ -23,7 +23,8 @@ alone() {
   mount -t tmpfs -o mode=755 tmpfs /run/netns
 }
 
-# An engine is of a distribution, too: it comes with the root. What dnettrace needs is left to scripts/setup.
+# An engine is of a distribution, too: it comes with the root, and so does what every installed system has. What dnettrace
+# needs is left to scripts/setup.
 engine_packages() {
   case $1 in
   podman) echo podman runc netavark aardvark-dns iptables busybox-static ;;
@@ -50,7 +51,7 @@ provide_root() {  # NAME SUITE ENGINE
   enter_root "$root.new"
   # shellcheck disable=SC2086
   in_root "$root.new" sh -c 'DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
-    ca-certificates $(apt-cache show "$@" 2>/dev/null | sed -n "s/^Package: //p" | sort -u)' sh $packages \
+    ca-certificates procps $(apt-cache show "$@" 2>/dev/null | sed -n "s/^Package: //p" | sort -u)' sh $packages \
     >>"$roots/$1.log" 2>&1 </dev/null || { tail -n 5 "$roots/$1.log" >&2; fail "apt-get could not install $packages in it"; }
   umount -R "$root.new"
   mv "$root.new" "$root"

@@ -22,7 +22,6 @@ from tests.functional.engine import (
     NETNS,
     START_SECONDS,
     WITHIN,
-    EngineMissing,
     cache,
     clear,
     clear_leftovers,
@@ -87,14 +86,11 @@ def said(*argv: str, env: dict[str, str]) -> str:
 
 
 @contextmanager
-def private_podman() -> Iterator[Podman]:
+def private_podman(root: Path) -> Iterator[Podman]:
     """With the containers c1 and c2 (publishes 8080, answers HTTP on 80). Leaves nothing behind."""
-    root = os.environ.get("DNETTRACE_PODMAN_ROOT")
-    if not root:
-        raise EngineMissing("no root with Podman is named: sudo ./scripts/engines podman makes and names one")
     clear_leftovers()
     name = f"dnt{os.getpid()}-podman"
-    podman = Podman(name, BASE / f"{name}-engine", Path(root))
+    podman = Podman(name, BASE / f"{name}-engine", root)
     with ExitStack() as stack:
         stack.callback(clear, name)
         podman.home.mkdir(mode=0o755)

@@ -80,11 +80,9 @@ def test_a_namespace_that_is_gone() -> None:
         listener("/run/netns/nowhere", "tcp", ip_address("127.0.0.1"), 80)
 
 
-@pytest.mark.parametrize(("address", "goal"), [
-    ("198.51.100.2", "172.17.0.3"), ("127.0.0.1", "172.17.0.3"), ("172.17.0.1", "172.17.0.3"),
-    ("2001:db8::2", "fd00:17::242:ac11:3"), ("::1", "fd00:17::242:ac11:3"),
-])
-def test_docker_s_proxy_and_its_goal(engine: Engine, address: str, goal: str) -> None:
+@pytest.mark.parametrize("address", ["198.51.100.2", "127.0.0.1", "172.17.0.1", "2001:db8::2", "::1"])
+def test_docker_s_proxy_and_its_goal(engine: Engine, address: str) -> None:
+    goal = engine.address("c2", ip_address(address).version)
     found = listener(engine.host_netns, "tcp", ip_address(address), 8080)
     assert found
     assert (found.program, found.relay) == ("docker-proxy", Relay(ip_address(goal), 80))

@@ -198,12 +198,19 @@ def direct_access_blocked(case: Case) -> Found:
 
 
 def _guarded(case: Case) -> str | None:
-    """The bridge by which alone Docker's rule in raw/PREROUTING lets packets to a container in, if that stopped this one."""
-    rule = case.rule
-    if not (rule and case.dropped and case.at_host and case.stage is Stage.PREROUTING):
+    """The bridge by which alone Docker's rule in raw/PREROUTING lets packets to a container in, if that stopped this one.
+
+    Where the rule is not known, that of the destination's network, if the table stopped it.
+    """
+    rule, last, goal = case.rule, case.last, parsed(case.packet.dst)
+    if not (case.by("NETFILTER_DROP") and case.at_host and case.stage is Stage.PREROUTING and last and goal):
         return None
-    found = _DIRECT.search(rule.rule or "")
-    return found[2] or found[4] if found and case.packet.dst in (found[1], found[3]) else None
+    if rule:
+        found = _DIRECT.search(rule.rule or "")
+        return found[2] or found[4] if found and case.packet.dst in (found[1], found[3]) else None
+    if "raw" not in (table.table for table in last.stopped_at):
+        return None
+    return next((n.device for n in case.topology.networks if any(goal in subnet for subnet in n.subnets)), None)
 
 
 @cause
