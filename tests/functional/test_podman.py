@@ -16,7 +16,6 @@ C1, C2, GATEWAY, HOST, OUTSIDE = "10.88.0.2", "10.88.0.3", "10.88.0.1", "198.51.
 
 
 ROOT = os.environ.get("DNETTRACE_PODMAN_ROOT")
-pytestmark = pytest.mark.skipif(not ROOT, reason="sudo ./scripts/engines podman makes a root with Podman and runs these")
 
 
 @pytest.fixture(scope="module")

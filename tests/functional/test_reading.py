@@ -106,10 +106,10 @@ def test_objects_are_made_of_any_choice_of_records() -> None:
         hooks = probes.events(records[records["place"] == Place.HOOK])
         assert hooks == [event for event in events if event.place == Place.HOOK]
         assert {len(event.tuples) for event in hooks} == {TUPLES.size} and not any(event.stack for event in hooks)
-        received = next(i for i, event in enumerate(events) if event.place == Place.RECEIVE and event.protocol == ETH_P_IP)
-        assert probes.events(records[received]) == [events[received]]
-        assert any(name.startswith("__netif_receive_skb") for name in events[received].stack), events[received].stack
-        assert events[received].packet[:events[received].captured][12:20] == b"".join(a.packed for a in ADDRESSES)
+        ended = next(i for i, event in enumerate(events) if event.place == Place.DROP and event.protocol == ETH_P_IP)
+        assert probes.events(records[ended]) == [events[ended]]
+        assert any(name.startswith("__netif_receive_skb") for name in events[ended].stack), events[ended].stack
+        assert events[ended].packet[:events[ended].captured][12:20] == b"".join(a.packed for a in ADDRESSES)
 
 
 @pytest.mark.usefixtures("pair")

@@ -147,11 +147,11 @@ def test_what_decides_the_path() -> None:
     assert "a packet meets both" in row(diagnose("1", replace(WHOLE, tables=both)), "iptables")[1]
 
 
-def test_why_a_mechanism_fails_is_a_line_of_its_own() -> None:
+def test_why_a_mechanism_fails_is_said() -> None:
     assert WHOLE.trial is not None
     mechanisms = (Tried("cast tracepoint", False, "no bpf_rdonly_cast"), *WHOLE.trial.mechanisms[1:])
     diagnosis = diagnose("1", replace(WHOLE, trial=replace(WHOLE.trial, mechanisms=mechanisms)))
-    assert row(diagnosis, "cast tracepoint") == (None, "no bpf_rdonly_cast")
+    assert row(diagnosis, "not needed") == (None, "cast tracepoint (no bpf_rdonly_cast)")
     assert diagnosis.whole  # another way does the same
     alone = tuple(replace(tried, works=False, why="EPERM") for tried in WHOLE.trial.mechanisms)
     refused = diagnose("1", replace(WHOLE, trial=Trial(alone, problem="EPERM")))

@@ -18,13 +18,13 @@ LINK, FENTRY, KPROBE = syscall.TYPE_NETFILTER, syscall.TYPE_TRACING, syscall.TYP
 
 
 class Types:
-    """A kernel with all types, or with none of netfilter programs."""
+    """A kernel with all types, or without some."""
 
-    def __init__(self, linked: bool = True) -> None:
-        self.linked = linked
+    def __init__(self, *lacking: str) -> None:
+        self.lacking = lacking
 
     def id(self, name: str, _kind: int) -> int:
-        return 0 if name == "bpf_nf_ctx" and not self.linked else 7
+        return 0 if name in self.lacking else 7
 
     def offset(self, _struct: str, _member: str) -> int:
         return 80
@@ -48,7 +48,7 @@ def find(monkeypatch: pytest.MonkeyPatch, refused: set[int], linked: bool = True
     monkeypatch.setattr(syscall, "load_program", load)
     monkeypatch.setattr(syscall, "open_kprobe", opened)
     monkeypatch.setattr(syscall, "open_raw_tracepoint", opened)
-    return functions.find_way(cast(Btf, Types(linked)), mechanisms)
+    return functions.find_way(cast(Btf, Types(*([] if linked else ["bpf_nf_ctx"]))), mechanisms)
 
 
 def test_links_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,5 +77,5 @@ def test_where_none_is_to_be_had_each_says_why(monkeypatch: pytest.MonkeyPatch) 
 def test_a_module_that_is_not_loaded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "MODULE", "no_such_module")
     monkeypatch.setattr(functions, "_no_links", lambda _types: "none here")
-    assert functions.find_way(cast(Btf, Types()), tuple(Mechanism)).why == "netfilter links: none here; function probes: " \
-        "no_such_module is not loaded"
+    way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
+    assert way.why == "netfilter links: none here; function probes: no_such_module is not loaded"

@@ -106,11 +106,14 @@ class Session:
         selection = Selection(address.version, transport, token, tuple(on_the_way), address, port, self._sender,
                               relay)
         with ExitStack() as stack:
-            if proxy and proxy.netns != self._source.netns:  # or it might connect from one of them
-                stack.enter_context(held(proxy.path, token, transport))
+            own = stack.enter_context(ExitStack())
+            if port:  # nobody else may take one of them meanwhile, nor the proxy connect from one
+                for netns, path in held_in.items():
+                    (own if netns == self._source.netns else stack).enter_context(held(path, token, transport))
             probes = stack.enter_context(Probes(selection, self._plan.rules))
             self._changes = stack.enter_context(Changes())
             self._watch(topology, probes)
+            own.close()  # the sender binds them itself
             prober = stack.enter_context(self._prober(selection, topology))
             if self._plan.record is not None:
                 from tracer.capture.writer import Writer

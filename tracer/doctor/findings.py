@@ -58,12 +58,18 @@ def _mechanisms(health: Health) -> Iterator[Check]:
     if good:
         yield Check("mechanisms", State.GOOD, ", ".join(good))
     lost = {shown_by(missing.name) for missing in health.trial.missing}
+    spare = []
     for tried in health.trial.mechanisms:
         if tried.works is None:
             yield Check(tried.name, State.UNKNOWN, tried.why)
-        elif not tried.works:  # where another shows the same, that is no loss
+        elif not tried.works:
             shows = {probe.shows for probe in CATALOGUE for way in probe.ways if way.words == tried.name}
-            yield Check(tried.name, State.LESS if health.trial.problem or lost & shows else None, tried.why)
+            if health.trial.problem or lost & shows:
+                yield Check(tried.name, State.LESS, tried.why)
+            else:
+                spare.append(f"{tried.name} ({tried.why.removeprefix(f'{tried.name}: ')})")
+    if spare:  # another shows the same: no loss
+        yield Check("not needed", None, ", ".join(spare))
     if health.trial.untraced:
         yield Check("rule tracing", State.LESS, health.trial.untraced)
 

@@ -96,7 +96,7 @@ def _no_links(types: Btf) -> str:
 def _types_of_module(types: Btf) -> Iterator[tuple[Btf, int]]:
     """Types with those of MODULE, and its BTF object's file descriptor, 0 where it is built in."""
     if not Path("/sys/kernel/btf", MODULE).exists():
-        if not Path("/sys/module", MODULE).exists():
+        if not types.id("nft_chain", btf.STRUCT):
             raise OSError(errno.ENOENT, f"{MODULE} is not loaded")
         yield types, 0
         return

@@ -117,7 +117,7 @@ class Probes:
                    for number, name in self._btf.enum("skb_drop_reason").items()}}
             self._cast = self._btf.id("bpf_rdonly_cast", btf.FUNC)
             self._hooking = find_way(self._btf, self._mechanisms)
-            if self._hooking.mechanism is None:
+            if self._hooking.why:
                 self._missing["netfilter"] = self._hooking.why
             self._links = stack.enter_context(ExitStack())
             self._hook_links = stack.enter_context(ExitStack())
