@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, get_args
 
 from tracer.capture import layout, pcapng
-from tracer.capture.pcapng import Block, Malformed, Option, read_options, read_packet
+from tracer.capture.pcapng import CUSTOM, PACKET_FLAGS, PACKET_ID, Block, Malformed, Option, read_options, read_packet
 from tracer.capture.plain import from_json, members, typed
 from tracer.errors import UserError
 from tracer.model.frame import ETHERNET_BYTES
@@ -28,7 +28,9 @@ STACKS = 1 << 12  # stacks that are remembered
 PART_COST = 64  # bytes that a part takes, however short
 _PLACES, _HOOKS, _PADDING = len(Place), len(HOOKS), bytes(6)
 _OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
-_LENGTH, _OPTION = struct.Struct("=I"), struct.Struct("=HH")
+_OPTION = struct.Struct("=HH")
+_HEAD, _COUNT = layout.EVENT_HEAD.unpack_from, layout.FRAME_COUNT.unpack_from
+_AT, _COUNT_AT = layout.EVENT_HEAD.size + layout.FRAME_COUNT.size, layout.EVENT_HEAD.size
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
 
@@ -88,7 +90,7 @@ class Reader:
         try:
             for block in self._blocks:
                 self.counts.add(block)
-                if block.kind == pcapng.PACKET and (not self._with_events or self._plain(block.body)):
+                if block[0] == pcapng.PACKET and (not self._with_events or self._plain(block[1])):
                     continue
                 if block.kind == pcapng.SECTION:
                     raise Malformed(f"another file begins at byte {block.at}")
@@ -129,17 +131,17 @@ class Reader:
         """Add the event of a packet that has no more than that, as nearly all have; False for others."""
         if len(body) < 20:
             return False
-        captured = _LENGTH.unpack_from(body, 12)[0]
-        at, size = 20 + captured + (-captured & 3), len(body)
+        captured = int.from_bytes(body[12:16], sys.byteorder)
+        at, size, option = 20 + captured + (-captured & 3), len(body), _OPTION.unpack_from
         while at + 4 <= size:
-            code, length = _OPTION.unpack_from(body, at)
-            if code == pcapng.CUSTOM:
+            code, length = option(body, at)
+            if code == CUSTOM:
                 start, end = at + 4 + len(_OF_PACKET), at + 4 + length
                 if body.startswith(_OF_PACKET, at + 4) and body[end + (-length & 3):] == bytes(4):
                     self._add(body, start, end, body[20 + ETHERNET_BYTES:20 + captured])
                     return True
                 return False
-            if code not in (pcapng.PACKET_ID, pcapng.PACKET_FLAGS):
+            if code != PACKET_ID and code != PACKET_FLAGS:
                 return False
             at += 4 + length + (-length & 3)
         return False
@@ -175,9 +177,9 @@ class Reader:
 
     def _add(self, data: bytes, start: int, end: int, packet: bytes) -> None:
         """The event at data[start:end], whose packet is `packet`."""
-        head = layout.EVENT_HEAD.unpack_from(data, start)
-        at = start + layout.EVENT_HEAD.size + layout.FRAME_COUNT.size
-        (count,) = layout.FRAME_COUNT.unpack_from(data, at - layout.FRAME_COUNT.size)
+        head = _HEAD(data, start)
+        at = start + _AT
+        (count,) = _COUNT(data, start + _COUNT_AT)
         behind = at + 2 * count
         numbers, tuples = data[at:behind], data[behind:end]
         stack = self._stacks.get(numbers)
@@ -231,7 +233,7 @@ def _custom(options: Iterator[Option]) -> Iterator[tuple[int, bytes]]:
     """(letter, value) of our own options."""
     prefix = len(layout.PREFIX)
     return ((value[prefix], value[prefix + 1:]) for code, value in options
-            if code == pcapng.CUSTOM and value.startswith(layout.PREFIX) and len(value) > prefix)
+            if code == CUSTOM and value.startswith(layout.PREFIX) and len(value) > prefix)
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -9,7 +9,20 @@ from functools import lru_cache
 from typing import TextIO
 from zlib import crc32
 
-from tracer.model.journey import Direction, Entry, Hop, Journey, Packet, Rewrite, RouteChoice, Rule, Table
+from tracer.model.journey import (
+    Cause,
+    Direction,
+    Entry,
+    Hop,
+    Journey,
+    Packet,
+    Result,
+    Rewrite,
+    RouteChoice,
+    Rule,
+    Stage,
+    Table,
+)
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
 
 SCHEMA = 1
@@ -109,25 +122,34 @@ def _start(start: Start | LiveStart, **what: object) -> dict[str, object]:
 
 
 def _journey(journey: Journey, flow: int | None) -> str:
-    """Put together from the texts of its hops, which are kept: packets of one flow share them but for the times."""
+    """Put together from texts that are kept: packets of one flow share them but for numbers and times."""
+    text, kind, direction = _text, journey.kind, journey.kind if journey.kind in ("request", "reply") else None
     end = journey.end
-    cause = next((cause for cause in end.causes if not cause.remark), None)
-    head = json.dumps({
-        "type": "journey", "id": journey.id, "flow": flow,
-        "direction": journey.kind if journey.kind in ("request", "reply") else None, "seq": journey.seq,
-        "packet": _packet(journey.packet)})
-    tail = json.dumps({
-        "end": {"result": end.result.value, "node": end.node, "device": end.device, "reason": end.reason,
-                "rule": asdict(end.rule) if end.rule else None,
-                "cause": cause.name if cause else None, "mend": cause.mend if cause else None,
-                "causes": [asdict(cause) for cause in end.causes],
-                "stage": end.stage.value if end.stage else None, "detail": end.detail,
-                "function": end.function},
-        "complete": journey.complete, "lost_events": journey.lost_events, "kind": journey.kind,
-        "parent": journey.parent, "source": journey.source, "target": journey.target, "wall_ns": journey.wall_ns,
-        "duration_ns": journey.duration_ns, "problem": journey.problem,
-    })
-    return f'{head[:-1]}, "hops": [{", ".join(map(_hop, journey.hops))}], {tail[1:]}'
+    ended = _end(end.result, end.node, end.device, end.reason, end.rule, end.causes, end.stage, end.detail, end.function)
+    return (
+        f'{{"type": "journey", "id": {journey.id}, "flow": {text(flow)}, "direction": {text(direction)}, '
+        f'"seq": {text(journey.seq)}, "packet": {_packet(journey.packet)}, '
+        f'"hops": [{", ".join(map(_hop, journey.hops))}], "end": {ended}, '
+        f'"complete": {text(journey.complete)}, "lost_events": {journey.lost_events}, "kind": {text(kind)}, '
+        f'"parent": {text(journey.parent)}, "source": {text(journey.source)}, "target": {text(journey.target)}, '
+        f'"wall_ns": {journey.wall_ns}, "duration_ns": {journey.duration_ns}, "problem": {text(journey.problem)}}}')
+
+
+@lru_cache(KEPT, typed=True)  # True is no 1
+def _text(value: str | int | None) -> str:
+    return json.dumps(value)
+
+
+@lru_cache(KEPT)
+def _end(result: Result, node: str | None, device: str | None, reason: str | None, rule: Rule | None,
+         causes: tuple[Cause, ...], stage: Stage | None, detail: str, function: str | None) -> str:
+    """Members of End, all but the time."""
+    cause = next((cause for cause in causes if not cause.remark), None)
+    return json.dumps({
+        "result": result.value, "node": node, "device": device, "reason": reason, "rule": asdict(rule) if rule else None,
+        "cause": cause.name if cause else None, "mend": cause.mend if cause else None,
+        "causes": [asdict(cause) for cause in causes], "stage": stage.value if stage else None, "detail": detail,
+        "function": function})
 
 
 def journey_fields(journey: Journey) -> dict[str, object]:
@@ -155,9 +177,14 @@ def _flat(value: Rule | Table | Rewrite | RouteChoice | Direction) -> dict[str, 
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def _packet(packet: Packet) -> dict[str, object]:
+@lru_cache(KEPT)
+def _packet(packet: Packet) -> str:
+    return json.dumps(_headers(packet))
+
+
+def _headers(packet: Packet) -> dict[str, object]:
     return {name: getattr(packet, name) for name in packet.__slots__} | {
-        "quoted": _packet(packet.quoted) if packet.quoted else None}
+        "quoted": _headers(packet.quoted) if packet.quoted else None}
 
 
 @lru_cache(KEPT)
