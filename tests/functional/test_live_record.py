@@ -85,10 +85,8 @@ def test_record_tells_nothing_and_replay_everything(traced: Traced, dnettrace: D
             if row["kind"] not in ("copy", "part") and row["source"] == "c1"]  # others have such addresses too
     assert [row["end"]["result"] for row in echo] == ["delivered"] * 3
     assert [(row["source"], row["target"], row["lost_events"]) for row in echo] == [("c1", "c2", 0)] * 3
-    # on a busy machine, netfilter may not be watched everywhere yet: such a journey is not complete, and says so
-    for row in echo:
-        stages = {hop["stage"] for hop in row["hops"]}
-        assert stages >= {"egress", "ingress", "l2_forward", "deliver"} and (not row["complete"] or "forward" in stages)
+    assert echo[-1]["complete"]  # at first, on a busy machine, netfilter may not be watched in c2 yet
+    assert len({hop["stage"] for hop in echo[0]["hops"]}) > 4
     assert b"secret" not in path.read_bytes()
     again = traced("record", "-w", str(path))
     assert (again.returncode, again.stdout) == (2, "") and "exists" in again.stderr

@@ -17,6 +17,7 @@ from tracer.capture import pcapng
 from tracer.capture.reader import Reader
 from tracer.capture.records import RecordWriter, header_bytes
 from tracer.capture.writer import Writer
+from tracer.cli.recording import unknown
 from tracer.kernel.ring import RECORD
 from tracer.model import frame
 from tracer.model.layout import EVENT, PACKET_BYTES, STACK, TAIL_BYTES, TUPLES, Event, Place
@@ -107,3 +108,15 @@ def test_headers_of_many_as_of_one() -> None:
     many = header_bytes(numpy.array(protocols), numpy.frombuffer(b"".join(packets), numpy.uint8).reshape(-1, PACKET_BYTES))
     one = [frame.header_bytes(protocol, packet) for protocol, packet in zip(protocols, packets, strict=True)]
     assert [min(n, PACKET_BYTES) for n in many.tolist()] == [min(n, PACKET_BYTES) for n in one]
+
+
+def test_devices_of_other_networks_are_none_that_a_recording_asks_for() -> None:
+    """The machine may have other engines: what is met of them would be read, and be taken for this network."""
+    recording = load("one_bridge")
+    c2 = recording.target
+    assert c2
+    records, topology = Ring().records(recording.events), recording.topology
+    assert unknown(records, topology) == set()
+    late = replace(topology, namespaces={n: one for n, one in topology.namespaces.items() if n != c2})
+    assert {key.netns for key in unknown(records, late)} == {c2}
+    assert unknown(records, replace(topology, namespaces={})) == set()

@@ -16,7 +16,7 @@ from tracer.cli.streaming import POLL_MS, RING_BYTES, ROUND_S, STATUS_S, Followe
 from tracer.errors import ExitStatus
 from tracer.model.report import LiveStart
 from tracer.model.run import Armed, Finish, Item, LiveBegin, Sweep
-from tracer.model.topology import LinkKey
+from tracer.model.topology import LinkKey, Topology
 
 RECORD_RING_BYTES = 4 * RING_BYTES
 
@@ -125,9 +125,8 @@ class Recording(Follower):
             plan.seconds is not None and now - self._opened >= plan.seconds)
 
     def _meet(self, records: Any) -> None:
-        """Devices that nobody knows the names of yet: a sample, since each is seen often."""
-        keys = {(int(record["netns"]), int(record["ifindex"])) for record in records[:64]}
-        self._watcher.met({LinkKey(*key) for key in keys if all(key) and self._topology.link(*key) is None})
+        """A sample, since each device is seen often."""
+        self._watcher.met(unknown(records[:64], self._topology))
 
     # -- how it goes -----------------------------------------------------------------------------------------------
 
@@ -149,3 +148,12 @@ class Recording(Follower):
     def _say_all(self) -> None:
         files = f"{self._path}" if self._files == 1 else f"{self._files} files, the last one {self._path}"
         print(f"{self._line()} in {time.monotonic() - self._begun:.1f} s: {files}")
+
+
+def unknown(records: Any, topology: Topology) -> set[LinkKey]:
+    """Devices without a name that packets of this network were met at: not those of other engines and labs on the machine,
+    whose packets never come to a namespace that it has."""
+    places = [(int(record["journey"]), LinkKey(int(record["netns"]), int(record["ifindex"]))) for record in records]
+    ours = {journey for journey, key in places if key.netns in topology.namespaces}
+    return {key for journey, key in places if journey and journey in ours and key.netns and key.ifindex
+            and topology.link(key.netns, key.ifindex) is None}
