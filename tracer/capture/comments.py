@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from tracer.model.frame import IPV4, IPV6, TCP, UDP, Header, header, header_of
+from tracer.model.gathering import Gathering
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Machine, Trace
 from tracer.model.topology import Topology
@@ -32,22 +33,17 @@ class Comments:
 
     def __init__(self) -> None:
         self._flows: dict[int, Flow] = {}
-        self._open: OrderedDict[tuple[int, int, str, str], list[Trace]] = OrderedDict()  # by namespace, id, family, table
+        self._gathering = Gathering(WALKS)
         self._walks: OrderedDict[tuple[int, Header], list[list[Trace]]] = OrderedDict()
 
     def hear(self, traces: Iterable[Trace]) -> None:
         """Those of a batch, before its events."""
         for trace in traces:
-            place = (trace.netns, trace.id, trace.family, trace.table)
-            if trace.network:  # the first one in its base chain
-                self._open[place] = [trace]
+            if begun := self._gathering.add(trace):
                 key = (trace.netns, header_of(trace.protocol, trace.network, trace.transport))
-                self._walks.setdefault(key, []).append(self._open[place])
-            elif place in self._open:
-                self._open[place].append(trace)
-        for kept in (self._open, self._walks):
-            while len(kept) > WALKS:
-                kept.popitem(last=False)
+                self._walks.setdefault(key, []).append(begun)
+        while len(self._walks) > WALKS:
+            self._walks.popitem(last=False)
 
     def remember(self, journey: int, flow: Flow) -> None:
         """What it had until now."""
@@ -69,16 +65,20 @@ class Comments:
                     del self._flows[next(iter(self._flows))]
         return said
 
-
     def _rules(self, event: Event, topology: Topology) -> list[str]:
         """What the packet met at this hook, or where it was dropped: a comment for each base chain."""
         key = (event.netns, header(event))
-        walks = self._walks.get(key, [])
-        here = walks if event.place == Place.DROP else [
-            walk for walk in walks if _hook(walk[0], topology) == HOOKS[event.hook]]
-        if here:
-            self._walks[key] = [walk for walk in walks if walk not in here]
-        return [f"rules of {walk[0].family} {walk[0].table}: {' → '.join(map(_rule, walk))}" for walk in here]
+        here: dict[tuple[str, str, str], list[Trace]] = {}  # base chain -> its first walk: packets may look the same
+        left = []
+        for walk in self._walks.pop(key, ()):
+            base = (walk[0].family, walk[0].table, walk[0].chain)
+            if base not in here and (event.place == Place.DROP or _hook(walk[0], topology) == HOOKS[event.hook]):
+                here[base] = walk
+            else:
+                left.append(walk)
+        if left:
+            self._walks[key] = left
+        return [f"rules of {walk[0].family} {walk[0].table}: {' → '.join(map(_rule, walk))}" for walk in here.values()]
 
 
 def _hook(trace: Trace, topology: Topology) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from tracer.journey.reasons import QUEUES
 from tracer.model.frame import ARP, IPV4, TCP, UDP, Header, header, header_of
+from tracer.model.gathering import Gathering, ends
 from tracer.model.journey import End, Hop, Result, Rule, Stage, Table
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Trace
@@ -25,7 +26,6 @@ OFF = "rule tracing is turned off"
 NOT_CHOSEN = "rules are traced from the packet on that follows a dropped one"
 QUOTED = re.compile(r'"[^"]*"')
 REJECTS = re.compile(r"^-A .* -j REJECT\b|^(?!-A ).*\breject\b")
-FINAL = ("accept", "drop", "queue", "stolen")
 # The hops at which a chain of the bridge or netdev families shows what it did.
 L2 = (Stage.L2_FORWARD, Stage.L2_FLOOD)
 STAGES = {("bridge", "prerouting"): (Stage.INGRESS,), ("bridge", "input"): (Stage.L2_LOCAL,), ("bridge", "forward"): L2,
@@ -51,7 +51,7 @@ class Walk:
 
     @property
     def complete(self) -> bool:
-        return any(t.kind == "policy" or t.verdict in FINAL for t in self.traces[-1:])
+        return any(map(ends, self.traces[-1:]))
 
     @property
     def rules(self) -> list[Rule]:
@@ -80,7 +80,7 @@ class Walks:
     def __init__(self, chosen: bool = False) -> None:
         """`chosen`: only the packets of some flows are traced."""
         self._chosen = chosen
-        self._open: OrderedDict[tuple[int, int, str, str], Walk] = OrderedDict()  # by namespace, trace id, family, table
+        self._gathering = Gathering(KEPT)
         self._walks: OrderedDict[tuple[int, Header], list[Walk]] = OrderedDict()
         self._by_identity: OrderedDict[tuple[int, Header], list[Walk]] = OrderedDict()
         self._passed: OrderedDict[tuple[int, int, int, Header], list[int]] = OrderedDict()  # (netns, hook, slot) -> times
@@ -95,17 +95,12 @@ class Walks:
                 if len(times) > ALIKE:
                     self._forget(event.netns, header(event))
         for trace in batch.traces:
-            place = (trace.netns, trace.id, trace.family, trace.table)
-            if trace.network:
-                walk = self._open[place] = Walk([trace])
+            if begun := self._gathering.add(trace):
+                walk = Walk(begun)
                 key = header_of(trace.protocol, trace.network, trace.transport)
                 self._walks.setdefault((trace.netns, key), []).append(walk)
                 self._by_identity.setdefault((trace.netns, _identity(key)), []).append(walk)
-            elif begun := self._open.get(place):
-                begun.traces.append(trace)
-            if trace.kind == "policy" or trace.verdict in FINAL:
-                self._open.pop(place, None)
-        for kept in (self._open, self._walks, self._by_identity, self._passed):
+        for kept in (self._walks, self._by_identity, self._passed):
             while len(kept) > KEPT:
                 kept.popitem(last=False)
 
@@ -177,7 +172,6 @@ class Walks:
                     told[at] = told[at]._replace(rules=(*told[at].rules, *walk.rules),
                                                  rules_unknown="; ".join(notes) or None)
         return told
-
 
     def _unlinked(self, events: Sequence[Event], hops: Sequence[Hop], topology: Topology,
                   linked: Collection[int]) -> list[Hop]:
