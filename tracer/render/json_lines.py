@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TextIO
 from zlib import crc32
 
-from tracer.model.journey import (
-    Cause,
-    Direction,
-    Entry,
-    Hop,
-    Journey,
-    Packet,
-    Result,
-    Rewrite,
-    RouteChoice,
-    Rule,
-    Stage,
-    Table,
-)
+from tracer.model.journey import Direction, End, Entry, Hop, Journey, Packet, Rewrite, RouteChoice, Rule, Table
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
 
 SCHEMA = 1
@@ -124,12 +111,10 @@ def _start(start: Start | LiveStart, **what: object) -> dict[str, object]:
 def _journey(journey: Journey, flow: int | None) -> str:
     """Put together from texts that are kept: packets of one flow share them but for numbers and times."""
     text, kind, direction = _text, journey.kind, journey.kind if journey.kind in ("request", "reply") else None
-    end = journey.end
-    ended = _end(end.result, end.node, end.device, end.reason, end.rule, end.causes, end.stage, end.detail, end.function)
     return (
         f'{{"type": "journey", "id": {journey.id}, "flow": {text(flow)}, "direction": {text(direction)}, '
         f'"seq": {text(journey.seq)}, "packet": {_packet(journey.packet)}, '
-        f'"hops": [{", ".join(map(_hop, journey.hops))}], "end": {ended}, '
+        f'"hops": [{", ".join(map(_hop, journey.hops))}], "end": {_end(replace(journey.end, t_ns=None))}, '
         f'"complete": {text(journey.complete)}, "lost_events": {journey.lost_events}, "kind": {text(kind)}, '
         f'"parent": {text(journey.parent)}, "source": {text(journey.source)}, "target": {text(journey.target)}, '
         f'"wall_ns": {journey.wall_ns}, "duration_ns": {journey.duration_ns}, "problem": {text(journey.problem)}}}')
@@ -141,21 +126,25 @@ def _text(value: str | int | None) -> str:
 
 
 @lru_cache(KEPT)
-def _end(result: Result, node: str | None, device: str | None, reason: str | None, rule: Rule | None,
-         causes: tuple[Cause, ...], stage: Stage | None, detail: str, function: str | None) -> str:
-    """Members of End, all but the time."""
-    cause = next((cause for cause in causes if not cause.remark), None)
-    return json.dumps({
-        "result": result.value, "node": node, "device": device, "reason": reason, "rule": asdict(rule) if rule else None,
+def _end(end: End) -> str:
+    """Of one without its time, which packets of one flow share."""
+    return json.dumps(_ending(end))
+
+
+def _ending(end: End) -> dict[str, object]:
+    cause = next((cause for cause in end.causes if not cause.remark), None)
+    return {
+        "result": end.result.value, "node": end.node, "device": end.device, "reason": end.reason,
+        "rule": asdict(end.rule) if end.rule else None,
         "cause": cause.name if cause else None, "mend": cause.mend if cause else None,
-        "causes": [asdict(cause) for cause in causes], "stage": stage.value if stage else None, "detail": detail,
-        "function": function})
+        "causes": [asdict(cause) for cause in end.causes],
+        "stage": end.stage.value if end.stage else None, "detail": end.detail, "function": end.function}
 
 
 def journey_fields(journey: Journey) -> dict[str, object]:
     """Where it went and how it ended, for other outputs' objects."""
-    fields = json.loads(_journey(journey, None))
-    return {name: fields[name] for name in ("packet", "source", "target", "hops", "end")}
+    return {"packet": _headers(journey.packet), "source": journey.source, "target": journey.target,
+            "hops": [{"t_ns": hop.t_ns} | _rest(hop) for hop in journey.hops], "end": _ending(journey.end)}
 
 
 def _flow(journey: Journey) -> int | None:
