@@ -21,7 +21,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -213,17 +213,22 @@ def start_daemon(engine: Engine, added: dict[str, Any]) -> None:
         # A session of its own: Ctrl-C in the terminal is for the tests, which then end the daemon in good order.
         daemon = subprocess.Popen(["nsenter", f"--net={engine.host_netns}", *command], env=env, stdout=out, stderr=out,
                                   stdin=subprocess.DEVNULL, start_new_session=True)
+    until_it_answers("dockerd", daemon, lambda: engine.docker("version"), log)
+
+
+def until_it_answers(name: str, daemon: subprocess.Popen[bytes], ask: Callable[[], object], log: Path) -> None:
+    """RuntimeError with the end of its log where it does not."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            engine.docker("version")
+            ask()
             return
         except RuntimeError as error:
             if daemon.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
                 continue
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise RuntimeError(f"dockerd did not start: {error}\n{tail}") from None
+            raise RuntimeError(f"{name} did not start: {error}\n{tail}") from None
 
 
 def make_image(engine: Engine, busybox: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 from tests.functional.engine import (
     BASE,
     NETNS,
-    START_SECONDS,
     WITHIN,
     cache,
     clear,
@@ -29,6 +27,7 @@ from tests.functional.engine import (
     image,
     in_netns,
     make_network,
+    until_it_answers,
 )
 
 
@@ -114,16 +113,7 @@ def start(podman: Podman) -> None:
             ["nsenter", f"--net={podman.host_netns}", *WITHIN, str(podman.root), *podman.local,
              "system", "service", "--time", "0", podman.address], env=podman.own_env(), stdout=out, stderr=out,
             stdin=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            podman.podman("version")
-            return
-        except RuntimeError as error:
-            if podman.service.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-                continue
-            raise RuntimeError(f"podman did not start: {error}\n{log.read_text(errors='replace')[-2000:]}") from None
+    until_it_answers("podman", podman.service, lambda: podman.podman("version"), log)
 
 
 def stop(podman: Podman) -> None:

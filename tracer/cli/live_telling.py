@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -78,8 +77,6 @@ class LiveTelling:
         elif isinstance(item, Machine):
             self._machine = item
         elif isinstance(item, LiveBegin):
-            gc.freeze()  # events and hops hold no cycles: to look for some each 700 objects takes a tenth of the time
-            gc.set_threshold(50_000, 20, 100)
             self._machine = item.machine
             self.assembler = Stream(item.topology, lambda: self._machine)
             self._renderer.header(item.start)

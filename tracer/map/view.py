@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from tracer.model.picture import Guest
-from tracer.model.topology import Container, EngineNetwork, Link, LinkKey, Namespace, Topology
-
-IPTABLES = ("raw", "mangle", "nat", "filter", "security")
+from tracer.model.topology import IPTABLES_TABLES, Container, EngineNetwork, Link, LinkKey, Namespace, Topology
 
 
 class View:
@@ -122,6 +120,6 @@ class View:
         chains = (self.host.chains if self.host else None) or ()
         found = []
         for chain in chains:
-            ours = chain.family in ("ip", "ip6") and chain.table in IPTABLES and chain.name == chain.hook.upper()
+            ours = chain.family in ("ip", "ip6") and chain.table in IPTABLES_TABLES and chain.name == chain.hook.upper()
             found.append("iptables-legacy" if chain.legacy else "iptables-nft" if ours else f"nftables ({chain.table})")
         return sorted(set(found))

@@ -106,6 +106,9 @@ class PolicyRule:
     words: str  # as `ip rule` writes it, without the priority: "from 172.17.0.0/16 lookup 100"
 
 
+IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")
+
+
 @dataclass(frozen=True, slots=True)
 class BaseChain:
     """A chain that is registered at a netfilter hook, of nftables (iptables-nft too) or of iptables-legacy."""

@@ -7,11 +7,12 @@ import shutil
 from collections import Counter
 
 from tracer.model.health import Tables
+from tracer.model.topology import IPTABLES_TABLES
 from tracer.topology.chains import OWN, is_loaded, read_chains
 from tracer.topology.legacy import TOOLS, read_rules
 from tracer.topology.netns import inside
 from tracer.topology.nfnetlink import GETRULE, Connection, word
-from tracer.topology.rulesets import FOLDERS, IPTABLES, IPTABLES_TABLES, run
+from tracer.topology.rulesets import FOLDERS, IPTABLES, run
 
 NAMED = (("nft", "nf_tables"), ("legacy", "legacy"))  # what is in a file's name -> what `iptables --version` calls it
 NFT, LEGACY, NATIVE = "iptables-nft", "iptables-legacy", "nftables"

@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tracer.model.probes import Batch, Trace
-from tracer.model.topology import Namespace
+from tracer.model.topology import IPTABLES_TABLES, Namespace
 from tracer.topology.netns import in_namespace, inode
 from tracer.topology.nfnetlink import GETRULE, GETTABLE, Connection, text, word
 
 IPTABLES = {"ip": ("iptables-nft-save", "iptables-save"), "ip6": ("ip6tables-nft-save", "ip6tables-save")}
-IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")
 FOLDERS = "/usr/sbin:/usr/bin:/sbin:/bin"  # where a shell without root's PATH does not look
 SECONDS = 10
 NO_LISTING = "its text needs nft, which is not there or may not read the table"
