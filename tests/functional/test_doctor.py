@@ -8,9 +8,11 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,28 @@ def test_it_fits_a_terminal(width: int, host: str) -> None:
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
     assert max(map(len, lines)) <= width
     assert len(lines) <= 24, "\n".join(lines)
+
+
+def test_kill_9_takes_the_trial_along() -> None:
+    """It is stopped, so that it does not end by itself."""
+    deadline = time.monotonic() + 20
+    with subprocess.Popen([*program(), "doctor"], stdout=subprocess.DEVNULL) as run:
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        trial = None
+        while trial is None and time.monotonic() < deadline:  # its other children are of other programs
+            trial = next((int(pid) for pid in children.read_text().split() if b"doctor" in cmdline(pid)), None)
+        assert trial
+        time.sleep(0.2)  # it was just forked
+        os.kill(trial, signal.SIGSTOP)
+        run.kill()
+    while cmdline(trial) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not cmdline(trial)
+
+
+def cmdline(pid: int | str) -> bytes:
+    """Empty where it is no more."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

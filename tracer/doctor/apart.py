@@ -3,6 +3,7 @@ should tell of that."""
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,8 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from tracer.errors import UserError
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 T = TypeVar("T")
 
@@ -20,6 +23,7 @@ def apart(function: Callable[[], T]) -> T:
     receiver, sender = context.Pipe(duplex=False)
 
     def run() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # what it attached goes with whoever asked for it
         try:
             sender.send(function())
         except (UserError, OSError, ImportError) as error:  # by words: their own classes want other arguments
