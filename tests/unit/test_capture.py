@@ -88,6 +88,22 @@ def test_a_file_that_is_cut_anywhere_is_read_up_to_there(tmp_path: Path) -> None
         assert complete == every_kind()[:len(complete)]
 
 
+def test_options_may_have_another_order_in_each_block(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.pcapng", items())
+    with path.open("rb") as stream:
+        blocks = list(pcapng.blocks(stream))
+    for turn in range(2):
+        with path.open("wb") as out:
+            for at, block in enumerate(blocks):
+                body = block.body
+                if block.kind == pcapng.PACKET and at % 2 == turn:
+                    options = list(pcapng.read_packet(block)[3])
+                    first = [option for option in options if option[0] in (pcapng.PACKET_ID, pcapng.PACKET_FLAGS)]
+                    body = body[:-len(pcapng.options(options))] + pcapng.options([*reversed(first), *options[len(first):]])
+                out.write(pcapng.block(block.kind, body))
+        assert read(path) == (items(), None)
+
+
 def test_a_batch_that_was_not_completed_is_told_all_the_same(tmp_path: Path) -> None:
     path = write(tmp_path / "run.pcapng", items())
     data = path.read_bytes()

@@ -97,7 +97,7 @@ def test_pings_in_both_directions_are_two() -> None:
 
 def test_drops_by_cause_else_by_reason() -> None:
     end = End(Result.DROPPED, reason="NETFILTER_DROP")
-    caused = replace(end, causes=(Cause("told_anyway", "", remark=True), Cause("networks_isolated", "")))
+    caused = end._replace(causes=(Cause("told_anyway", "", remark=True), Cause("networks_isolated", "")))
     (flow,) = counted(*(journey(tcp("a", 4000, "b", 80), "request", "c1", "c3", end=each) for each in (
         caused, caused, end, End(Result.DROPPED), End(Result.UNKNOWN))))
     assert flow.drops == {"networks_isolated": 2, "NETFILTER_DROP": 1, "no reason known": 1}

@@ -27,8 +27,8 @@ from tracer.render.live import LiveRenderer
 START = LiveStart("0.1.0", "6.12.0", "tcp port 80", missing=(Missing("netfilter", "no netfilter links here"),),
                   notes=("c9 appeared.",))
 STATUS = LiveStatus(12.0, 12345, 12300, 3, 1042.4, talkers=(("c1 → c2:80", 9000), ("c3 → host", 40)))
-RULED = replace(given.DROPPED, end=replace(
-    given.DROPPED.end, rule=Rule("ip", "filter", "DOCKER-USER", "-A DOCKER-USER -s 172.17.0.2/32 -j DROP", "drop"),
+RULED = replace(given.DROPPED, end=given.DROPPED.end._replace(
+    rule=Rule("ip", "filter", "DOCKER-USER", "-A DOCKER-USER -s 172.17.0.2/32 -j DROP", "drop"),
     causes=(Cause("rule", "A rule in DOCKER-USER drops it.", mend="iptables -D DOCKER-USER 1"),)))
 
 

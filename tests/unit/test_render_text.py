@@ -157,7 +157,7 @@ if __name__ == "__main__":
         screen(each).write_text(run(each))
 
 
-CAUSED = replace(given.DROPPED, end=replace(given.DROPPED.end, causes=(
+CAUSED = replace(given.DROPPED, end=given.DROPPED.end._replace(causes=(
     Cause("networks_isolated", "c1 and c3 are on different Docker networks, which Docker isolates.", ("network web: br-1",),
           "docker network connect web c1"), Cause("other", "c1\x1b[31m is [red]paused[/red]."))))
 

@@ -83,7 +83,7 @@ def test_rules_that_counters_tell() -> None:
     perhaps = [replace(rule, by="candidate") for rule in (drop, replace(drop, rule=None, chain="FORWARD", policy=True))]
     hop = hop._replace(rules=(accept, *perhaps))
     assert words.tables(hop) == "filter: FORWARD accept · not past filter (legacy)"
-    journey = replace(journey, hops=(hop,), end=replace(journey.end, rule=None))
+    journey = replace(journey, hops=(hop,), end=journey.end._replace(rule=None))
     assert words.perhaps_stopped_by(journey) == ["perhaps by filter (legacy): -A X -j DROP",
                                                  "perhaps by filter (legacy): policy of FORWARD"]
     passed = hop._replace(tables=(legacy,), stopped_at=(), rules=tuple(replace(r, verdict="accept") for r in perhaps))

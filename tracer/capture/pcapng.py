@@ -87,9 +87,11 @@ def statistics(number: int, time: int, found: Iterable[Option]) -> bytes:
     return block(STATISTICS, struct.pack("=III", number, time >> 32 & 0xFFFFFFFF, time & 0xFFFFFFFF) + options(found))
 
 
-def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False) -> Iterator[Block]:
+def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False,
+           take: Callable[[bytes, int, int], bool] = lambda _buffer, _start, _size: False) -> Iterator[Block]:
     """The blocks of a file, from its first one on. Where the file ends, `more` says whether to look again for what may
-    have been appended: a block is handed out when all of it is there.
+    have been appended: a block is handed out when all of it is there. Whole PACKETs that `take` takes, at buffer[start] and
+    with all they have, are not handed out.
 
     Malformed where it is no pcapng, or is cut within a block.
     """
@@ -117,7 +119,8 @@ def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False) -> Iterat
         end = start + need
         if tail(buffer, end - 4)[0] != need:
             raise Malformed(f"the block at byte {at} has two lengths")
-        yield Block(kind, buffer[start + 8:end - 4], at, order)
+        if kind != PACKET or not take(buffer, start, need):
+            yield Block(kind, buffer[start + 8:end - 4], at, order)
         start = end
         at += need
 

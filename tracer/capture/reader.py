@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, NamedTuple, get_args
 
 from tracer.capture import layout, pcapng
 from tracer.capture.pcapng import CUSTOM, PACKET_FLAGS, PACKET_ID, Block, Malformed, Option, read_options, read_packet
@@ -25,12 +25,15 @@ from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
 BATCH_EVENTS = 1 << 18
 STACKS = 1 << 12  # stacks that are remembered
+SHAPES, ALIKE = 1 << 10, 7  # of blocks, for one size
 PART_COST = 64  # bytes that a part takes, however short
 _PLACES, _HOOKS, _PADDING = len(Place), len(HOOKS), bytes(6)
 _OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
-_OPTION = struct.Struct("=HH")
+_LAST = bytes(4)  # behind options
+_TIME = struct.Struct("=12xIII").unpack_from  # high, low, and the number of captured bytes, of a packet's block
+_OPTION = struct.Struct("=HH").unpack_from
 _HEAD, _COUNT = layout.EVENT_HEAD.unpack_from, layout.FRAME_COUNT.unpack_from
-_AT, _COUNT_AT = layout.EVENT_HEAD.size + layout.FRAME_COUNT.size, layout.EVENT_HEAD.size
+_AT = layout.EVENT_HEAD.size + layout.FRAME_COUNT.size
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
 
@@ -65,13 +68,15 @@ class Reader:
 
     def __init__(self, stream: BinaryIO, path: str, more: Callable[[], bool] = lambda: False, *,
                  events: bool = True) -> None:
-        self._blocks = pcapng.blocks(stream, more)
+        self._blocks = pcapng.blocks(stream, more, self._take)
         self._path, self._with_events = path, events
+        self._ours = False  # known from the first block on
         self.counts = Counts()
         self.cut: str | None = None
         self.version = layout.VERSION
         self._symbols: list[str] = []
         self._stacks: dict[bytes, tuple[str, ...]] = {}  # by the numbers of their symbols
+        self._shapes: dict[tuple[int, int], tuple[Shape, ...]] = {}  # by the sizes of block and packet
         self._events: list[Event] = []  # of the batch at hand
         self._parts: list[bytes] = []  # of the item at hand
         self._parts_bytes = 0
@@ -90,8 +95,6 @@ class Reader:
         try:
             for block in self._blocks:
                 self.counts.add(block)
-                if block[0] == pcapng.PACKET and (not self._with_events or self._plain(block[1])):
-                    continue
                 if block.kind == pcapng.SECTION:
                     raise Malformed(f"another file begins at byte {block.at}")
                 for item in self._items(block):
@@ -126,25 +129,36 @@ class Reader:
                             f"{layout.VERSION}): update dnettrace.")
         if first.order != _NATIVE:
             raise UserError(f"{self._path} was written on a machine of the other byte order: replay it there.")
+        self._ours = True
 
-    def _plain(self, body: bytes) -> bool:
-        """Add the event of a packet that has no more than that, as nearly all have; False for others."""
-        if len(body) < 20:
+    def _take(self, buffer: bytes, start: int, size: int) -> bool:
+        """Add the event of a packet's block that has no more than that, as nearly all have; False for others."""
+        if not self._ours or size < 32:
             return False
-        captured = int.from_bytes(body[12:16], sys.byteorder)
-        at, size, option = 20 + captured + (-captured & 3), len(body), _OPTION.unpack_from
-        while at + 4 <= size:
-            code, length = option(body, at)
-            if code == CUSTOM:
-                start, end = at + 4 + len(_OF_PACKET), at + 4 + length
-                if body.startswith(_OF_PACKET, at + 4) and body[end + (-length & 3):] == bytes(4):
-                    self._add(body, start, end, body[20 + ETHERNET_BYTES:20 + captured])
-                    return True
-                return False
-            if code != PACKET_ID and code != PACKET_FLAGS:
-                return False
-            at += 4 + length + (-length & 3)
-        return False
+        high, low, captured = _TIME(buffer, start)
+        if self._with_events:
+            shapes = self._shapes.get((size, captured), ())
+            for shape in shapes:
+                found = shape.unpack(buffer, start)
+                if found[1:shape.head] == shape.marks and found[-1] == _LAST:
+                    break
+            else:
+                new = _shape(buffer[start:start + size], captured)
+                if new is None:
+                    return False
+                if len(self._shapes) >= SHAPES:
+                    self._shapes.clear()
+                self._shapes[size, captured] = (new, *shapes[:ALIKE])
+                shape, found = new, new.unpack(buffer, start)
+            try:
+                self._add(found[shape.head:-3], found[-3], found[-2], found[0])
+            except (ValueError, struct.error):
+                return False  # is told with its place, as a block
+        counts = self.counts
+        counts.packets += 1
+        counts.last = high << 32 | low
+        counts.first = counts.first or counts.last
+        return True
 
     def _items(self, block: Block) -> Iterator[Item]:
         if block.kind == pcapng.PACKET:
@@ -156,9 +170,9 @@ class Reader:
             return
         for letter, value in found:
             if letter == layout.OF_PACKET:
-                self._add(value, 0, len(value), frame[ETHERNET_BYTES:])
+                self._add(*_event(value), frame[ETHERNET_BYTES:])
             elif letter == layout.WITHOUT_PACKET:
-                self._add(value, 0, len(value) - PACKET_BYTES, value[-PACKET_BYTES:])
+                self._add(*_event(value[:-PACKET_BYTES]), value[-PACKET_BYTES:])
             elif letter == layout.SYMBOLS:
                 names = value.split(b"\0")[:-1]
                 if len(names) + len(self._symbols) > layout.SYMBOL_COUNT:
@@ -175,13 +189,9 @@ class Reader:
                 self._parts_bytes = 0
                 yield self._item(data)
 
-    def _add(self, data: bytes, start: int, end: int, packet: bytes) -> None:
-        """The event at data[start:end], whose packet is `packet`."""
-        head = _HEAD(data, start)
-        at = start + _AT
-        (count,) = _COUNT(data, start + _COUNT_AT)
-        behind = at + 2 * count
-        numbers, tuples = data[at:behind], data[behind:end]
+    def _add(self, head: tuple[Any, ...], count: int, behind: bytes, packet: bytes) -> None:
+        """The event of these members, with what stands behind the number of its stack's frames."""
+        numbers, tuples = behind[:2 * count], behind[2 * count:]
         stack = self._stacks.get(numbers)
         if stack is None:
             stack = self._stack(numbers, count)
@@ -227,6 +237,43 @@ class Reader:
             raise ValueError(f"an item {name[:32]!r}")
         item: Item = typed(given, ITEMS[name])
         return item
+
+
+class Shape(NamedTuple):
+    """Of the blocks of packets that have the same options."""
+
+    unpack: Callable[[bytes, int], tuple[Any, ...]]  # packet, marks, members, number of frames, what is behind, the end
+    head: int  # index of the first member
+    marks: tuple[bytes, ...]  # kinds and lengths of the options
+
+
+def _shape(block: bytes, captured: int) -> Shape | None:
+    """None: it has other options than a plain event's."""
+    at, end = 28 + captured + (-captured & 3), len(block) - 4
+    form = f"=28x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
+    marks: list[bytes] = []
+    while at + 4 <= end and captured >= ETHERNET_BYTES:
+        code, length = _OPTION(block, at)
+        size = length + (-length & 3)
+        if code == CUSTOM:
+            start = at + 4 + len(_OF_PACKET)
+            behind = length - len(_OF_PACKET) - _AT
+            if not block.startswith(_OF_PACKET, at + 4) or behind < 0 or block[at + 4 + size:end] != _LAST:
+                return None
+            marks.append(block[at:start])
+            form += f"{start - at}s{layout.EVENT_HEAD.format[1:]}H{behind}s{size - length}x4s"
+            return Shape(struct.Struct(form).unpack_from, 1 + len(marks), tuple(marks))
+        if code != PACKET_ID and code != PACKET_FLAGS:
+            return None
+        marks.append(block[at:at + 4])
+        form += f"4s{size}x"
+        at += 4 + size
+    return None
+
+
+def _event(value: bytes) -> tuple[tuple[Any, ...], int, bytes]:
+    """(members, number of frames, what is behind) of an option."""
+    return _HEAD(value), *_COUNT(value, layout.EVENT_HEAD.size), value[_AT:]
 
 
 def _custom(options: Iterator[Option]) -> Iterator[tuple[int, bytes]]:

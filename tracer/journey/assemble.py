@@ -124,7 +124,7 @@ class Assembler(Teller):
             return end
         behind = topology.owner(str(relay.address))
         whom = f"{topology.node(behind)} ({relay.address})" if behind else str(relay.address)
-        return replace(end, result=Result.RELAYED, detail=(
+        return end._replace(result=Result.RELAYED, detail=(
             f"{relay.program} (pid {relay.pid}) takes it, and connects to {whom} port {relay.port} by itself; which of its "
             "packets are for this probe follows from the time alone"))
 

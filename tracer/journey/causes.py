@@ -141,7 +141,7 @@ def explain(journeys: Sequence[Journey], topology: Topology, silent: Collection[
     `silent`: probes that are over and got no answer. Without `delivered`, nothing is remarked on what was delivered.
     """
     others = tuple(journeys)
-    return [replace(j, end=replace(j.end, causes=causes(Case(j, others, topology, j.seq in silent, missing))))
+    return [replace(j, end=j.end._replace(causes=causes(Case(j, others, topology, j.seq in silent, missing))))
             if j.kind not in BRANCHES and (delivered or j.end.result is not Result.DELIVERED) else j for j in journeys]
 
 

@@ -37,7 +37,7 @@ def _with_rules(journey: Journey, risen: Mapping[int, Risen]) -> Journey:
     last = next((hop for hop in reversed(hops) if hop.stopped_at), None)
     if last and end.result is Result.DROPPED and end.rule is None:
         rule = next((r for r in last.rules if r.by == "counter" and r.verdict in ("drop", "reject")), None)
-        end = replace(end, rule=rule)
+        end = end._replace(rule=rule)
     return replace(journey, hops=tuple(hops), end=end)
 
 

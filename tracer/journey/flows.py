@@ -12,7 +12,7 @@ from heapq import nlargest
 from itertools import pairwise
 from math import ceil
 
-from tracer.model.journey import BRANCHES, Direction, Hop, Journey, Packet, Result, endpoint
+from tracer.model.journey import BRANCHES, Direction, Journey, Packet, Result, endpoint
 from tracer.model.report import FlowSummary, Latency, LiveSummary, OneWay, Spot, Step
 
 KEPT = 128  # flows, the busiest; up to twice as many until it is decided which
@@ -193,11 +193,13 @@ class _Way:
             self._latency.add(journey.duration_ns)
         hops = [hop for hop in journey.hops if hop.timed]
         places = tuple([(hop.node, hop.device, hop.stage._value_) for hop in hops])
-        for step, before, after in zip(self._ways.get(places) or self._new(places), hops, hops[1:], strict=False):
+        times = [hop.t_ns for hop in hops]
+        for step, before, after in zip(self._ways.get(places) or self._new(places), times, times[1:], strict=False):
             if step is None:
                 self._left_out += 1
             else:
-                step.add(before, after)
+                step.begins += before
+                step.times.add(after - before)
 
     def _new(self, places: tuple[_Place, ...]) -> list[_Step | None]:
         steps: list[_Step | None] = []
@@ -221,10 +223,6 @@ class _Step:
         self.times = _Times()
         self.begins = 0  # sum of the times since the first hop, for the order
 
-    def add(self, before: Hop, after: Hop) -> None:
-        self.begins += before.t_ns
-        self.times.add(after.t_ns - before.t_ns)
-
 
 class _Times:
     """A histogram whose buckets grow with the time: 8 to each doubling, so that a quantile is right to a sixteenth."""
@@ -235,9 +233,8 @@ class _Times:
 
     def add(self, ns: int) -> None:
         self.count += 1
-        ns = max(ns, 0)
-        shift = max(ns.bit_length() - 4, 0)
-        bucket = (shift << 3) + (ns >> shift)
+        shift = ns.bit_length() - 4 if ns > 15 else 0
+        bucket = (shift << 3) + (ns >> shift if ns > 0 else 0)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
     def summary(self) -> Latency | None:

@@ -108,7 +108,7 @@ def owned(journey: Journey, topology: Topology) -> Journey:
         return replace(rule, owner=owner(rule, topology))
 
     hops = tuple(hop._replace(rules=tuple(map(told, hop.rules))) if hop.rules else hop for hop in journey.hops)
-    end = replace(journey.end, rule=told(journey.end.rule)) if journey.end.rule else journey.end
+    end = journey.end._replace(rule=told(journey.end.rule)) if journey.end.rule else journey.end
     return replace(journey, hops=hops, end=end)
 
 

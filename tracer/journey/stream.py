@@ -9,9 +9,9 @@ from tracer.journey.ends import Seen
 from tracer.journey.headers import mac
 from tracer.journey.teller import About, Teller
 from tracer.journey.templates import Templates
-from tracer.journey.tracks import Track
+from tracer.journey.tracks import HOOK, QUEUE, Track
 from tracer.model.journey import Journey
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.topology import LinkKey, Namespace, Topology
 
@@ -81,7 +81,7 @@ class Stream(Teller):
             return About("arp")
         if track.packet.quoted:
             return About("error")
-        tracked = [event.conntrack_info for event in track.events if event.place == Place.HOOK and event.conntrack]
+        tracked = [event.conntrack_info for event in track.events if event.place == HOOK and event.conntrack]
         return About("reply" if any(info in REPLIES for info in tracked) else "request" if tracked else "packet")
 
     def _journey(self, number: int, events: list[Event], routes: list[Event], track: Track, flooded: set[LinkKey],
@@ -93,7 +93,7 @@ class Stream(Teller):
         if parent is not None or track.part or flooded or machine.untraced is not None:
             return read()
         context = (machine, self._tracks.topology, len(self._tracks.tracking))
-        also = (self._about(track).kind, *[self._known_port(event) for event in events if event.place == Place.QUEUE])
+        also = (self._about(track).kind, *[self._known_port(event) for event in events if event.place == QUEUE])
         return self._templates.journey(number, [*events, *routes], track, context, also, read)
 
     def _known_port(self, event: Event) -> tuple[int, str] | None:
@@ -123,5 +123,5 @@ def _is_over(track: Track, now: int) -> bool:
     if quiet <= TAKEN_NS:
         return False
     last = track.events[-1]
-    waits = last.place == Place.HOOK and HOOKS[last.hook] in ("output", "postrouting")  # for its neighbour's MAC
+    waits = last.place == HOOK and HOOKS[last.hook] in ("output", "postrouting")  # for its neighbour's MAC
     return quiet > (NEIGHBOR_NS if waits else TAKEN_NS)

@@ -6,16 +6,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tracer.journey.ends import Seen, conclude
 from tracer.journey.headers import decode, is_question
 from tracer.journey.hops import HopReader
-from tracer.journey.tracks import Track, Tracks
+from tracer.journey.tracks import ENDS, QUEUE, Track, Tracks
 from tracer.journey.walks import Walks, stopped_by
 from tracer.model.frame import frame
 from tracer.model.journey import End, Hop, Journey, Result, Stage
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event
 from tracer.model.probes import Batch, Machine, Missing
 from tracer.model.topology import LinkKey, Namespace, Topology
 
@@ -141,13 +141,13 @@ class Teller(ABC):
     def _ports(self, track: Track) -> set[tuple[LinkKey, int]]:
         """The bridges and their ports that it went out by."""
         topology = self._tracks.topology
-        return {(LinkKey(e.netns, link.master), e.ifindex) for e in track.events if e.place == Place.QUEUE
+        return {(LinkKey(e.netns, link.master), e.ifindex) for e in track.events if e.place == QUEUE
                 and (link := topology.link(e.netns, e.ifindex)) is not None and link.master is not None}
 
     def _reached(self, track: Track) -> bool:
         """Did this branch get to where the packet was meant to go?"""
         last, goal = track.events[-1], self._goal(track)
-        return last.netns == goal and last.place in (Place.CONSUME, Place.DROP)
+        return last.netns == goal and last.place in ENDS
 
     def _goal(self, track: Track) -> int | None:
         """The namespace that the packet is meant for; None where nobody known has its destination address."""
@@ -167,7 +167,7 @@ class Teller(ABC):
         netns = next((e.netns for e in reversed(events) if e.netns), 0)  # a socket's skb has lost its device
         seen = self._seen(what, netns, topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
-        end = replace(end, rule=stopped_by(end, hops))
+        end = end._replace(rule=stopped_by(end, hops))
         if end.result is Result.DELIVERED:
             hops.append(Hop(end.t_ns or 0, netns, end.node or "", None, None, Stage.DELIVER, detail=end.detail,
                             inferred=end.inferred))

@@ -5,13 +5,13 @@ other times. Reading them anew costs several times as much.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from tracer.journey.tracks import Track
+from tracer.journey.tracks import ROUTE, Track
 from tracer.model.frame import ICMP, ICMPV6, IPV4, IPV6, TCP, UDP, frame
 from tracer.model.journey import Hop, Journey
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event
 
 KEPT = 1024
 
@@ -27,7 +27,7 @@ class _Template:
     def again(self, number: int, times: Sequence[int], track: Track) -> Journey:
         begun, like, end = times[self.begun], self.journey, self.journey.end
         if self.ended is not None:
-            end = replace(end, t_ns=times[self.ended] - begun)
+            end = end._replace(t_ns=times[self.ended] - begun)
         hops = tuple([tuple.__new__(Hop, (times[at] - begun, *rest)) for at, rest in self.hops])
         return Journey(number, track.packet, hops, end, like.kind, like.seq, like.source, like.target, like.parent,
                        like.wall_ns + begun - self.first, track.lost, track.lost == 0, frame=frame(track.events[0]))
@@ -77,7 +77,7 @@ def _template(journey: Journey, times: list[int]) -> _Template | None:
 def _mark(event: Event) -> Hashable | None:
     """All of an event that its meaning depends on; None for a packet that may have one of its own."""
     place, data = event.place, event.packet
-    if place == Place.ROUTE:
+    if place == ROUTE:
         return event.netns, event.ifindex, event.name, event.protocol, data[:64], event.stack
     if event.protocol == IPV4:
         at = (data[0] & 15) * 4

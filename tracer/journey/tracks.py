@@ -17,6 +17,7 @@ from tracer.model.topology import Topology
 
 TOLD = 4096  # journeys whose late events are remembered as such
 AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
+QUEUE, RECEIVE, HOOK, ROUTE = Place.QUEUE, Place.RECEIVE, Place.HOOK, Place.ROUTE  # an enum's attribute takes its time
 ENDS = (Place.DROP, Place.CONSUME)
 LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
@@ -107,7 +108,7 @@ def _stretch(event: Event) -> tuple[tuple[int, bytes], int, int] | None:
     at = (data[0] & 15) * 4 if v4 and data else 40
     if event.protocol not in (IPV4, IPV6) or len(data) < at + 20 or data[9 if v4 else 6] != TCP:
         return None
-    frame = ETHERNET_BYTES if event.place == Place.QUEUE else 0
+    frame = ETHERNET_BYTES if event.place == QUEUE else 0
     ends = data[12:20] if v4 else data[8:40]
     return (event.protocol, ends + data[at:at + 4]), int.from_bytes(data[at + 4:at + 8], "big"), \
         event.length - frame - at - (data[at + 12] >> 4) * 4
@@ -132,31 +133,33 @@ class Tracks:
 
     def feed(self, batch: Batch) -> None:
         begun = []
+        live, devices = self._live, self._devices
+        self.events += len(batch.events)
         for event in batch.events:
-            self.events += 1
-            if event.place == Place.ROUTE:
+            place = event.place
+            if place == ROUTE:
                 self._route(event)
                 continue
-            self._devices[event.netns, event.ifindex] = device_name(event)
-            if event.place == Place.HOOK and event.conntrack:
+            devices[event.netns, event.ifindex] = _text(event.name)
+            if place == HOOK and event.conntrack:
                 self.tracking.add(event.netns)
-            if event.place == Place.RECEIVE:
+            elif place == RECEIVE:
                 self._learn(event)
-            track = self._live.get(event.journey)
+            track = live.get(event.journey)
             if track is None:
                 if event.journey not in self._told:
                     begun += self._begin(event)
                 continue
-            ends = event.place in ENDS
+            ends = place in ENDS
             if ends and event.journey != track.ids[-1]:
                 continue  # a fragment, or what fragments were put together to: the packet goes on in another skb
             track.events.append(event)
             track.ended = ends
-            if event.place == Place.QUEUE and track.parent is None and self._is_large(event) and track not in self._large:
+            if place == QUEUE and track.parent is None and self._is_large(event) and track not in self._large:
                 self._large.append(track)
         if batch.lost:
             self.lost += batch.lost
-            for track in self._live.values():
+            for track in live.values():
                 if not track.ended or track in begun:
                     track.lost += batch.lost
 
@@ -190,7 +193,7 @@ class Tracks:
 
     def _whole_of(self, event: Event) -> Track | None:
         """The packet that this is the first fragment of, or whose fragments were put together to this."""
-        inside = event.place in ENDS or (event.place == Place.HOOK and HOOKS[event.hook] != "output")
+        inside = event.place in ENDS or (event.place == HOOK and HOOKS[event.hook] != "output")
         thread = _thread(event) if _is_part(event) or inside else None
         if thread is None:
             return None
@@ -199,7 +202,7 @@ class Tracks:
             if event.protocol == IPV6 and FRAGMENT not in (event.packet[6], last.packet[6]):
                 continue  # IPv6 has no id: two segments of one connection may have the same sequence number
             if _thread(last) == thread and last.packet[2:8] != event.packet[2:8] and (
-                    other.ended or last.place in (Place.HOOK, Place.QUEUE)) and other.parent is None:
+                    other.ended or last.place in (HOOK, QUEUE)) and other.parent is None:
                 return other
         return None
 
@@ -210,9 +213,9 @@ class Tracks:
     def _segmented(self, event: Event) -> tuple[Track, bool] | None:
         """The large packet (GSO) that this is a segment of, cut where a device cannot take it whole; and is it the first?
         The kernel frees the whole, and its segments are others."""
-        mine = _stretch(event) if event.place == Place.RECEIVE and self._large else None
+        mine = _stretch(event) if event.place == RECEIVE and self._large else None
         for other in reversed(self._large) if mine else ():
-            last = next(e for e in reversed(other.events) if e.place == Place.QUEUE)
+            last = next(e for e in reversed(other.events) if e.place == QUEUE)
             its = _stretch(last) if other.ended or len(other.ids) > 1 else None
             if mine and its and mine[0] == its[0] and mine[2] < its[2] and (mine[1] - its[1]) % 2**32 < its[2]:
                 return other, mine[1] == its[1]
@@ -275,7 +278,7 @@ class Tracks:
         """A packet of this namespace's own: its route was looked up by the task that sent it, or in which the packet that
         it answers was delivered."""
         first = track.events[0]
-        if first.place not in (Place.HOOK, Place.QUEUE) or track.parent:
+        if first.place not in (HOOK, QUEUE) or track.parent:
             return
         for lookup in self._lookups.pop(first.cpu, ()):
             if lookup.caller == first.caller and first.time - lookup.time < LOOKUP_NS and _goes_to(first, lookup):
@@ -284,9 +287,9 @@ class Tracks:
     def _original_of(self, first: Event) -> Track | None:
         """The packet that this is a copy of: it was first seen where bridges make them, and its original is alive."""
         frames = frozenset(own_frames(first.stack))
-        if first.place == Place.HOOK:
+        if first.place == HOOK:
             copied = HOOKS[first.hook] in ("forward", "postrouting")
-        elif first.place == Place.QUEUE:
+        elif first.place == QUEUE:
             copied = bool(frames & SWITCHING)
         else:
             copied = bool(frames & UP_TO_THE_HOST)
@@ -294,5 +297,5 @@ class Tracks:
             return None
         # a copy that a bridge has just sent is no original; one that came to another bridge is
         return next((other for other in reversed(self._live.values())
-                     if (other.parent is None or not (other.ended or other.events[-1].place == Place.QUEUE))
+                     if (other.parent is None or not (other.ended or other.events[-1].place == QUEUE))
                      and content(other.events[-1]) == content(first) and other.events[-1].netns == first.netns), None)

@@ -182,8 +182,7 @@ class Hop(NamedTuple):  # many are made, and a data class takes four times as lo
     inferred: bool = False  # concluded from other observations; the detail says from which
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     result: Result
     node: str | None = None
     device: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache
 from typing import TextIO
 from zlib import crc32
@@ -114,7 +114,7 @@ def _journey(journey: Journey, flow: int | None) -> str:
     return (
         f'{{"type": "journey", "id": {journey.id}, "flow": {text(flow)}, "direction": {text(direction)}, '
         f'"seq": {text(journey.seq)}, "packet": {_packet(journey.packet)}, '
-        f'"hops": [{", ".join(map(_hop, journey.hops))}], "end": {_end(replace(journey.end, t_ns=None))}, '
+        f'"hops": [{", ".join(map(_hop, journey.hops))}], "end": {_end(journey.end._replace(t_ns=None))}, '
         f'"complete": {text(journey.complete)}, "lost_events": {journey.lost_events}, "kind": {text(kind)}, '
         f'"parent": {text(journey.parent)}, "source": {text(journey.source)}, "target": {text(journey.target)}, '
         f'"wall_ns": {journey.wall_ns}, "duration_ns": {journey.duration_ns}, "problem": {text(journey.problem)}}}')
