@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.conftest import Dnettrace, program
+from tests.functional.conftest import Dnettrace, Done, program
 from tests.functional.pinging import answers
 from tests.functional.way import from_host, leaving, published, read, rewrites, switched, to_host, without_hooks
 from tracer.topology.netns import in_namespace
@@ -50,7 +50,7 @@ def neighbors(lab: None) -> None:
         assert answers(LAB + node, address), f"{address} does not answer {node}"
 
 
-@pytest.mark.parametrize("version", ["-4", "-6"])
+@pytest.mark.parametrize("version", [pytest.param("-4", marks=pytest.mark.core), "-6"])
 def test_container_to_container(dnettrace: Dnettrace, version: str) -> None:
     output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", version, "--json"))
     assert output.start["probes"]["missing"] == []
@@ -85,8 +85,16 @@ def test_host_and_container(dnettrace: Dnettrace) -> None:
     assert output.way(output.only("reply")) == to_host("c1")
 
 
-def test_container_to_outside_and_its_translation(dnettrace: Dnettrace) -> None:
-    output = read(dnettrace("--lab", "ping", "c1", OUTSIDE, "-c", "1", "--json"))
+@pytest.fixture(scope="module")
+def kept(dnettrace: Dnettrace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    """A ping to outside: what was shown, and its trace."""
+    trace = tmp_path_factory.mktemp("kept") / "trace"
+    return dnettrace("--lab", "ping", "c1", OUTSIDE, "-c", "1", "--json", "-w", str(trace)), trace
+
+
+@pytest.mark.core
+def test_container_to_outside_and_its_translation(kept: tuple[Done, Path]) -> None:
+    output = read(kept[0])
     request, reply = output.only("request"), output.only("reply")
     way = output.way(request)
     assert way[:5] == leaving("c1")
@@ -142,7 +150,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.cause)
+def in_core(fault: Fault) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.core] if fault.cause == "docker_user_rule" else []
+
+
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.cause, marks=in_core(fault)) for fault in FAULTS])
 def test_a_fault_and_its_cause(dnettrace: Dnettrace, fault: Fault) -> None:
     run(fault.build)
     try:
@@ -152,13 +164,16 @@ def test_a_fault_and_its_cause(dnettrace: Dnettrace, fault: Fault) -> None:
     end = output.only(fault.kind)["end"]
     assert (end["cause"], end["node"]) == (fault.cause, fault.node), end
     assert fault.result in (end["result"], None)
+    if fault.cause == "docker_user_rule":
+        assert end["rule"]["rule"] == "-A DOCKER-USER -s 172.17.0.2/32 -j DROP"
 
 
-def test_a_replay_is_what_was_shown(dnettrace: Dnettrace, tmp_path: Path) -> None:
-    shown = dnettrace("--lab", "ping", "c1", OUTSIDE, "-c", "1", "--json", "-w", str(tmp_path / "trace"))
-    again = dnettrace("replay", str(tmp_path / "trace"), "--json")
-    kept = [[json.loads(line) for line in done.stdout.splitlines()] for done in (shown, again)]
-    ways = [[(row["kind"], row["hops"], row["end"]) for row in rows if row["type"] == "journey"] for rows in kept]
+@pytest.mark.core
+def test_a_replay_is_what_was_shown(dnettrace: Dnettrace, kept: tuple[Done, Path]) -> None:
+    shown, trace = kept
+    again = dnettrace("replay", str(trace), "--json")
+    rows = [[json.loads(line) for line in done.stdout.splitlines()] for done in (shown, again)]
+    ways = [[(row["kind"], row["hops"], row["end"]) for row in told if row["type"] == "journey"] for told in rows]
     assert ways[0] == ways[1] and len(ways[0]) >= 2
 
 
