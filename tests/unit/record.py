@@ -27,6 +27,16 @@ from tracer.topology.engine import find_engine
 from tracer.topology.host import Host
 from tracer.topology.ruleset import read_ruleset
 
+# Recorded where functions can be probed, in a machine that goes with them:
+# sudo ./scripts/kernels 6.12 -- sh -c 'python -m tests.unit.record probed probed_flood ... && tar cz tests/unit/recorded | base64'
+FUNCTION_RUNS = {
+    "probed": ["ping", "c1", "c2", "-c", "1"],
+    "probed_flood": ["ping", "c1", "c2", "-c", "1"],
+    "probed_host": ["ping", "c1", "host", "-c", "1"],
+    "probed_udp": ["ping", "c1", "c2", "--udp", "53", "-c", "1"],
+    "probed_tcp": ["ping", "c1", "c2", "--tcp", "80", "-c", "1"],
+    "probed_fragments_v6": ["ping", "c1", "c2", "-c", "1", "-s", "4000", "-6"],
+}
 RUNS = {
     "one_bridge": ["ping", "c1", "c2", "-c", "2", "-i", "0.2"],
     "one_bridge_v6": ["ping", "c2", "c1", "-6", "-c", "1"],
