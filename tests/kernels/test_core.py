@@ -72,8 +72,11 @@ def decided_itself(output: Output, stage: str) -> None:
 
 
 def test_a_bridge_that_does_not_know_the_mac_floods(dnettrace: Dnettrace) -> None:
-    run("ip link set docker0 type bridge fdb_flush")
-    output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json"))
+    run("ip link set {p2} type bridge_slave learning off; ip link set docker0 type bridge fdb_flush")
+    try:
+        output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json"))
+    finally:
+        run("ip link set {p2} type bridge_slave learning on")
     decided_itself(output, "l2_flood")
 
 
