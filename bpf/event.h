@@ -12,7 +12,17 @@ enum place {
   PLACE_CONSUME,   /* tracepoint consume_skb: freed without being a drop */
   PLACE_ROUTE,     /* tracepoints fib_table_lookup, fib6_table_lookup: one table was asked; no skb. The journey is that of
                       the packet that the CPU was at, 0 for none */
+  PLACE_FUNCTION,  /* a kernel function begins; which kind, `hook` says */
   PLACE_COUNT,
+};
+
+/* What a kernel function is about to do. The first ones get the packet as their second argument, the others as their first. */
+enum function {
+  FUNCTION_FORWARD,    /* a bridge sends it, or a copy, out by a port, which is the event's device */
+  FUNCTION_FLOOD,      /* a bridge sends it out by all ports: it does not know where the MAC is */
+  FUNCTION_SOCKET,     /* a socket takes it */
+  FUNCTION_LOCAL,      /* a bridge hands it up to its own device */
+  FUNCTION_PROTOCOL,   /* its protocol takes it */
 };
 
 enum limits {
@@ -38,12 +48,12 @@ struct event {
   u16 captured;        /* bytes of packet[] that are valid */
   u16 depth;           /* frames of the stack that follows the event, 0: none */
   u8 place;
-  u8 hook;             /* enum nf_inet_hooks */
+  u8 hook;             /* enum nf_inet_hooks at a hook, enum function at PLACE_FUNCTION */
   u8 family;           /* NFPROTO_* at a hook */
   u8 slot;             /* which of the links at this hook, counted from the first priority */
   u8 first;            /* 1: the journey began here */
   u8 conntrack_info;   /* enum ip_conntrack_info */
-  u8 ethernet[14];     /* at a device, and at the end where it still has one; zero at hooks */
+  u8 ethernet[14];     /* at a device, in a bridge, and at the end where it still has one; zero at hooks */
   u8 name[NAME_BYTES]; /* of ifindex */
   u8 packet[PACKET_BYTES];
   u8 padding[6];

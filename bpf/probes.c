@@ -158,10 +158,57 @@ int on_chain(u64 *ctx) {
     u64 mark;
     u8 slot[8];
   } found = {};
-  bpf_probe_read_kernel(&name, sizeof(name), (u8 *)ctx[CHAIN_AT] + CHAIN_NAME);
+  bpf_probe_read_kernel(&name, sizeof(name), (u8 *)ctx[FIRST_AT] + CHAIN_NAME);
   bpf_probe_read_kernel(&found, 9, name);
   if (found.mark == CHAIN_MARK)
-    hook_event((struct sk_buff *)ctx[SKB_AT], (struct nf_hook_state *)ctx[STATE_AT], found.slot[0] - 'a');
+    hook_event((struct sk_buff *)ctx[SECOND_AT], (struct nf_hook_state *)ctx[THIRD_AT], found.slot[0] - 'a');
+  return 0;
+}
+#endif
+
+#ifdef FUNCTIONS
+/* PLACE_FUNCTION: a kernel function begins; the variant is its kind. Copies that a bridge makes, and what fragments were put
+ * together to, are first seen here. PORT_DEV is the offset of net_bridge_port.dev, which only the bridge's types tell. */
+#ifdef PORT_DEV
+struct bridge_port {
+  u8 before[PORT_DEV];
+  struct net_device *dev;
+};
+#endif
+
+static __always_inline void function_event(u64 *ctx, u32 kind, struct sk_buff *skb, u8 *argument) {
+  bool bridge = kind == FUNCTION_FORWARD || kind == FUNCTION_FLOOD || kind == FUNCTION_LOCAL;
+  u8 first = 0;
+  const u8 *l3 = get_l3(skb);
+  u64 journey = get_journey(skb, l3, is_active(), !bridge || kind == FUNCTION_FORWARD, &first);
+  if (!journey)
+    return;
+  struct event *e = new_event(skb, l3, journey, PLACE_FUNCTION);
+  if (!e)
+    return;
+  e->first = first;
+  e->caller = bpf_get_current_task();
+  e->hook = kind;
+#ifdef PORT_DEV
+  if (kind == FUNCTION_FORWARD)
+    set_device(e, LOAD((struct bridge_port *)argument, dev));
+  else
+#endif
+    set_device(e, LOAD(skb, dev));
+  if (bridge) {
+    bpf_probe_read_kernel(e->ethernet, sizeof(e->ethernet), LOAD(skb, head) + LOAD(skb, mac_header));
+    submit_with_stack(ctx, e, STACK_DEPTH);
+  } else {
+    events.ringbuf_submit(e, 0);
+  }
+}
+
+int on_function(u64 *ctx) {
+  u32 kind = variant();
+  u64 argument = ctx[FIRST_AT], skb = argument;
+  if (kind < FUNCTION_LOCAL)
+    skb = ctx[SECOND_AT];
+  function_event(ctx, kind, (struct sk_buff *)skb, (u8 *)argument);
   return 0;
 }
 #endif

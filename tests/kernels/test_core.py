@@ -21,7 +21,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace, Done, program
 from tests.functional.pinging import answers
-from tests.functional.way import from_host, leaving, published, read, rewrites, switched, to_host, without_hooks
+from tests.functional.way import Output, from_host, leaving, published, read, rewrites, switched, to_host, without_hooks
 from tracer.topology.netns import in_namespace
 
 pytestmark = pytest.mark.usefixtures("lab")
@@ -59,6 +59,40 @@ def test_container_to_container(dnettrace: Dnettrace, version: str) -> None:
     (forward,) = [hop for hop in output.only("request")["hops"] if hop["stage"] == "forward"]
     assert (forward["rules"][0]["chain"], forward["rules"][-1]["verdict"]) == ("FORWARD", "accept")
     assert not any(hop["inferred"] for hop in output.only("request")["hops"])
+    decided_itself(output, "l2_forward")
+
+
+def decided_itself(output: Output, stage: str) -> None:
+    """The bridge's decision about the request was seen itself, between the hops beside it."""
+    assert {"__br_forward", "br_flood", "br_pass_frame_up"} <= set(output.start["probes"]["attached"])
+    hops = output.only("request")["hops"]
+    (at,) = [at for at, hop in enumerate(hops) if hop["stage"] == stage]
+    assert (hops[at]["timed"], hops[at]["inferred"]) == (True, False), hops[at]
+    assert hops[at - 1]["t_ns"] < hops[at]["t_ns"] < hops[at + 1]["t_ns"]
+
+
+def test_a_bridge_that_does_not_know_the_mac_floods(dnettrace: Dnettrace) -> None:
+    run("ip link set {p2} type bridge_slave learning off; ip link set docker0 type bridge fdb_flush")
+    try:
+        output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json"))
+    finally:
+        run("ip link set {p2} type bridge_slave learning on")
+    decided_itself(output, "l2_flood")
+
+
+@pytest.mark.parametrize(("transport", "kind"), [("--tcp", socket.SOCK_STREAM), ("--udp", socket.SOCK_DGRAM)])
+def test_a_socket_that_takes_a_packet_is_seen(dnettrace: Dnettrace, transport: str, kind: socket.SocketKind) -> None:
+    def listen() -> socket.socket:
+        found = socket.socket(type=kind)
+        found.bind(("172.17.0.3", 83))
+        if kind == socket.SOCK_STREAM:
+            found.listen()
+        return found
+
+    with in_namespace(f"{LAB}c2", listen):
+        output = read(dnettrace("--lab", "ping", "c1", "c2", transport, "83", "-c", "1", "--json"), None)
+    (deliver,) = [hop for hop in output.only("request")["hops"] if hop["stage"] == "deliver"]
+    assert not deliver["inferred"], deliver
 
 
 @pytest.mark.parametrize("way", ["FENTRY", "KPROBE"])
@@ -75,6 +109,7 @@ def test_function_probes_show_what_netfilter_links_do(way: str) -> None:
     output = read(subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True))
     assert output.start["probes"]["missing"] == []
     assert "nft_do_chain_ipv4" in output.start["probes"]["attached"]
+    decided_itself(output, "l2_forward")
     assert output.way(output.only("request")) == switched("c1", "c2")
     assert output.way(output.only("reply")) == switched("c2", "c1")
 
@@ -83,6 +118,8 @@ def test_host_and_container(dnettrace: Dnettrace) -> None:
     output = read(dnettrace("--lab", "ping", "host", "c1", "-c", "1", "--json"))
     assert output.way(output.only("request")) == from_host("c1")
     assert output.way(output.only("reply")) == to_host("c1")
+    (up,) = [hop for hop in output.only("reply")["hops"] if hop["stage"] == "l2_local"]
+    assert not up["inferred"]
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,16 @@ real engine start one of their own; "networks" is no run, but the network of tes
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 from tests.functional.engine import private_engine
 from tests.functional.networks import every_kind
+from tests.functional.pinging import answers
 from tests.unit.recording import Network, Recording, save
 from tracer.cli import telling
 from tracer.cli.main import main
@@ -41,6 +45,16 @@ RUNS = {
     "published": ["ping", "outside", "198.51.100.2", "--tcp", "8080", "-c", "1"],
     "arp": ["ping", "c1", "c2", "--arp", "-c", "2", "-i", "0.2"],
     "itself": ["ping", "c1", "127.0.0.1", "-c", "1"],
+}
+# In the lab of a kernel that lets functions be probed, whose files go with it: sudo ./scripts/kernels 6.12 -- sh -c
+# 'python -m tests.unit.record probed probed_flood ... && tar cz tests/unit/recorded/probed* | base64'
+PROBED_RUNS = {
+    "probed": ["ping", "c1", "c2", "-c", "1"],
+    "probed_flood": ["ping", "c1", "c2", "-c", "1"],
+    "probed_host": ["ping", "c1", "host", "-c", "1"],
+    "probed_udp": ["ping", "c1", "c2", "--udp", "53", "-c", "1"],
+    "probed_tcp": ["ping", "c1", "c2", "--tcp", "80", "-c", "1"],
+    "probed_fragments_v6": ["ping", "c1", "c2", "-c", "1", "-s", "4000", "-6"],
 }
 # On an engine with c3 on a network of its own: what its rules do.
 ENGINE_RUNS = {
@@ -89,7 +103,24 @@ def record(name: str, arguments: list[str]) -> None:
              if link.kind == "veth" and link.peer and link.name.startswith("veth")}
     save(name, Recording(run._selection, run.kept, run.target, dict(run.now.reasons), list(run.now.hook_points.values()),
                          run.now.clock_offset_ns, run.seqs, [list(t) for t in run.times], run.fed, names, run.traced,
-                         dict(run.now.untraced or {})))
+                         dict(run.now.untraced or {}), list(run.now.attached)))
+
+
+def record_probed(name: str) -> None:
+    """Whoever is asked is known and listens; a bridge that is to flood knows nobody."""
+    with ExitStack() as stack:
+        for kind, port in ((socket.SOCK_DGRAM, 53), (socket.SOCK_STREAM, 80)):
+            server = stack.enter_context(netns.in_namespace(lab.path("c2"), lambda kind=kind: socket.socket(type=kind)))
+            server.bind(("172.17.0.3", port))
+            if kind == socket.SOCK_STREAM:
+                server.listen()
+        for address in ("172.17.0.3", "172.17.0.1", "fd00:17::3"):
+            assert answers(lab.path("c1"), address)
+        if name == "probed_flood":
+            silence = "for port in $(ip -o link show master docker0 | cut -d: -f2 | cut -d@ -f1); do " \
+                "ip link set $port type bridge_slave learning off; done; ip link set docker0 type bridge fdb_flush"
+            subprocess.run(["nsenter", f"--net={lab.path('host')}", "sh", "-c", silence], check=True)
+        record(name, ["--lab", *PROBED_RUNS[name]])
 
 
 def record_networks() -> None:
@@ -109,6 +140,11 @@ if __name__ == "__main__":
         lab.down()
         lab.up()
         record(name, ["--lab", *RUNS[name]])
+        lab.down()
+    for name in PROBED_RUNS.keys() & wanted:
+        lab.down()
+        lab.up()
+        record_probed(name)
         lab.down()
     if ENGINE_RUNS.keys() & wanted:
         with private_engine() as engine:

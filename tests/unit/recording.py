@@ -36,10 +36,11 @@ class Recording:
     names: dict[str, str]  # devices whose names are made up anew for each lab -> steady ones
     traces: list[Trace] = dataclasses.field(default_factory=list)
     untraced: dict[int, str] | None = None
+    attached: list[str] = dataclasses.field(default_factory=list)  # names of probes
 
     @property
     def machine(self) -> Machine:
-        return Machine("6.18", self.clock_offset_ns, self.reasons,
+        return Machine("6.18", self.clock_offset_ns, self.reasons, tuple(self.attached),
                        hook_points={(p.netns, p.hook, p.slot): p for p in self.hook_points}, untraced=self.untraced)
 
     def assembler(self) -> Assembler:

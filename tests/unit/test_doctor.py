@@ -107,6 +107,21 @@ def test_what_is_missing_is_said_with_its_mend(change: dict[str, Any], expected:
     assert ("cannot run without" in shown) is any(fatal for _, fatal in expected)
 
 
+@pytest.mark.parametrize(("attached", "words"), [
+    (("__br_forward",), "seen themselves, in the kernel's functions"), ((), "told from kernel stacks, untimed")])
+def test_how_a_bridge_s_decision_is_known(attached: tuple[str, ...], words: str) -> None:
+    (found,) = [check for check in diagnose("1", replace(WHOLE, trial=replace(WHOLE.trial, attached=attached))).checks
+                if check.name == "bridges"]
+    assert found.text == f"their decisions are {words}"
+
+
+def test_a_module_that_is_not_loaded_can_be() -> None:
+    why = "netfilter links: this kernel has none; function probes: nf_tables is not loaded"
+    health = replace(WHOLE, trial=replace(WHOLE.trial, missing=(Missing("netfilter", why),)))
+    (lack,) = diagnose("1", health).abilities[0].lacks
+    assert lack.mend == "`modprobe nf_tables`, or boot Linux 6.4 or newer, where every mechanism is allowed"
+
+
 def test_each_command_is_told_what_concerns_it() -> None:
     assert WHOLE.trial is not None
     trial = replace(WHOLE.trial, missing=(Missing("fib_table_lookup", "route lookups: ENOENT"),), untraced="why",

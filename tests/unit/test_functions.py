@@ -1,4 +1,4 @@
-"""Which mechanism watches netfilter's hooks, by what the kernel refuses."""
+"""Which mechanism watches netfilter's hooks and functions, by what the kernel refuses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import errno
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from tracer.kernel import functions, syscall
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import Mechanism
+from tracer.kernel.catalogue import CATALOGUE, Mechanism
 
 LINK, FENTRY, KPROBE = syscall.TYPE_NETFILTER, syscall.TYPE_TRACING, syscall.TYPE_KPROBE
 
@@ -29,25 +31,32 @@ class Types:
     def offset(self, _struct: str, _member: str) -> int:
         return 80
 
+    def parameters(self, _function: int) -> tuple[str, ...]:
+        return ("sock", "sk_buff")
 
-def find(monkeypatch: pytest.MonkeyPatch, refused: set[int], linked: bool = True,
-         mechanisms: Collection[Mechanism] = tuple(Mechanism)) -> functions.HookWay:
+
+def kernel(monkeypatch: pytest.MonkeyPatch, refused: set[int]) -> None:
     def load(_name: str, _code: bytes, kind: int, *_more: int) -> int:
         if kind in refused:
             raise OSError(errno.EPERM, "EPERM")
         return os.open("/dev/null", os.O_RDONLY)
 
     @contextmanager
-    def types_of_module(types: Btf) -> Iterator[tuple[Btf, int]]:
+    def types_of(types: Btf, _module: str) -> Iterator[tuple[Btf, int]]:
         yield types, 0
 
     def opened(*_arguments: Any) -> int:
         return os.open("/dev/null", os.O_RDONLY)
 
-    monkeypatch.setattr(functions, "_types_of_module", types_of_module)
+    monkeypatch.setattr(functions, "_types_of", types_of)
     monkeypatch.setattr(syscall, "load_program", load)
     monkeypatch.setattr(syscall, "open_kprobe", opened)
     monkeypatch.setattr(syscall, "open_raw_tracepoint", opened)
+
+
+def find(monkeypatch: pytest.MonkeyPatch, refused: set[int], linked: bool = True,
+         mechanisms: Collection[Mechanism] = tuple(Mechanism)) -> functions.HookWay:
+    kernel(monkeypatch, refused)
     return functions.find_way(cast(Btf, Types(*([] if linked else ["bpf_nf_ctx"]))), mechanisms)
 
 
@@ -63,7 +72,7 @@ def test_what_is_left_out_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_then_fentry_and_then_kprobes(monkeypatch: pytest.MonkeyPatch) -> None:
     way = find(monkeypatch, set(), linked=False)
     assert way.mechanism is Mechanism.FENTRY
-    assert {"-DCHAIN_NAME=80", "-DCHAIN_AT=0", "-DSKB_AT=1", "-DSTATE_AT=2"} < set(way.flags)
+    assert {"-DCHAIN_NAME=80", "-DFIRST_AT=0", "-DSECOND_AT=1", "-DTHIRD_AT=2"} < set(way.flags)
     assert find(monkeypatch, {LINK}).mechanism is Mechanism.FENTRY
     assert find(monkeypatch, {LINK, FENTRY}).mechanism is Mechanism.KPROBE
 
@@ -75,7 +84,53 @@ def test_where_none_is_to_be_had_each_says_why(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_module_that_is_not_loaded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "MODULE", "no_such_module")
+    (chain,) = [probe for probe in CATALOGUE if probe.name == "nft_do_chain_ipv4"]
+    monkeypatch.setattr(functions, "CATALOGUE", (replace(chain, module="no_such_module"),))
     monkeypatch.setattr(functions, "_no_links", lambda _types: "none here")
     way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
     assert way.why == "netfilter links: none here; function probes: no_such_module is not loaded"
+
+
+@pytest.mark.parametrize(("hooks", "refused", "way"), [
+    (Mechanism.NETFILTER_LINK, set(), Mechanism.FENTRY),
+    (Mechanism.NETFILTER_LINK, {FENTRY}, None),  # kprobes would have all programs read as they must
+    (Mechanism.FENTRY, set(), Mechanism.FENTRY),
+    (Mechanism.KPROBE, set(), Mechanism.KPROBE),
+    (None, {FENTRY, KPROBE}, None),
+])
+def test_other_functions_are_probed_as_the_hooks_are_or_by_fentry(
+        monkeypatch: pytest.MonkeyPatch, hooks: Mechanism | None, refused: set[int], way: Mechanism | None) -> None:
+    kernel(monkeypatch, refused)
+    found = functions.find_functions(cast(Btf, Types()), functions.HookWay(hooks), tuple(Mechanism))
+    assert found.mechanism is way
+    assert ({"-DFUNCTIONS", "-DPORT_DEV=80"} <= set(found.flags)) == bool(way)
+    hooks_have_it = hooks is not Mechanism.NETFILTER_LINK
+    assert ("-DFIRST_AT=0" in found.flags) == (way is not None and not hooks_have_it)
+
+
+def test_a_function_with_other_arguments_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel(monkeypatch, set())
+    (probe,) = [probe for probe in CATALOGUE if probe.name == "__br_forward"]
+    with pytest.raises(OSError, match="no function __br_forward that dnettrace knows"):
+        functions.load_function(cast(Btf, Types()), "x", probe, functions.ZERO, Mechanism.FENTRY)
+
+
+def test_a_kprobe_finds_what_the_compiler_renamed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (probe,) = [probe for probe in CATALOGUE if probe.name == "__br_forward"]
+    tried: list[str] = []
+
+    def opened(_program: int, function: str) -> int:
+        tried.append(function)
+        if function == probe.name:
+            raise OSError(errno.ENOENT, "ENOENT")
+        return 7
+
+    monkeypatch.setattr(syscall, "open_kprobe", opened)
+    monkeypatch.setattr(functions, "KALLSYMS", tmp_path / "kallsyms")
+    functions.KALLSYMS.write_text(
+        "0 t my__br_forward.isra.0\t[x]\n0 t __br_forward.part.0\t[bridge]\n0 t __br_forward.cold\t[bridge]\n")
+    with pytest.raises(FileNotFoundError, match="no function __br_forward"):
+        functions.open_function(3, probe, Mechanism.KPROBE)
+    functions.KALLSYMS.write_text(functions.KALLSYMS.read_text() + "0 t __br_forward.isra.0\t[bridge]\n")
+    assert functions.open_function(3, probe, Mechanism.KPROBE) == 7
+    assert tried == ["__br_forward", "__br_forward", "__br_forward.isra.0"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.recording import Recording, load
-from tracer.model.journey import Journey, Result, Rewrite, Role, Stage
+from tracer.model.journey import Hop, Journey, Result, Rewrite, Role, Stage
 from tracer.model.layout import Place
 
 REQUEST_ON_ONE_BRIDGE = [
@@ -289,3 +289,66 @@ def test_an_arp_request_for_another_mac_is_passed_over() -> None:
     request = next(j for j in replace(recording, events=unicast).journeys() if j.kind == "request")
     assert (request.end.result, request.end.inferred) == (Result.DROPPED, True)
     assert "its frame is for 02:42:00:00:00:99" in request.end.detail
+
+
+# -- functions that were probed ----------------------------------------------------------------------------------------
+
+
+def with_and_without(name: str, kind: str = "request") -> tuple[Recording, Journey, Journey]:
+    """A journey as it was seen, and as it would be told where functions cannot be probed."""
+    recording, journeys = told(name)
+    bare = replace(recording, events=[event for event in recording.events if event.place != Place.FUNCTION], attached=[])
+    seen, concluded = only(journeys, kind), only(bare.journeys(), kind)
+    assert [hop.stage for hop in seen.hops] == [hop.stage for hop in concluded.hops]
+    assert any(event.place == Place.FUNCTION for event in recording.events)
+    return recording, seen, concluded
+
+
+def at_stage(journey: Journey, stage: Stage) -> tuple[Hop, Hop, Hop]:
+    """The hop, and those beside it."""
+    (at,) = [at for at, hop in enumerate(journey.hops) if hop.stage is stage]
+    return journey.hops[at - 1], journey.hops[at], journey.hops[at + 1]
+
+
+@pytest.mark.parametrize("kind", ["request", "reply"])
+def test_a_decision_that_was_seen_itself_has_its_own_time(kind: str) -> None:
+    recording, seen, concluded = with_and_without("probed", kind)
+    assert recording.way(seen) == (REQUEST_ON_ONE_BRIDGE if kind == "request" else swapped(REQUEST_ON_ONE_BRIDGE))
+    before, hop, behind = at_stage(seen, Stage.L2_FORWARD)
+    assert hop.timed and not hop.inferred and before.t_ns < hop.t_ns < behind.t_ns
+    _before, other, behind = at_stage(concluded, Stage.L2_FORWARD)
+    assert not other.timed and other.t_ns == behind.t_ns
+    assert (hop.detail, hop.device, hop.role) == (other.detail, other.device, other.role)
+
+
+def test_a_flood_to_the_only_other_port_is_seen_where_its_function_is() -> None:
+    _recording, seen, concluded = with_and_without("probed_flood")
+    before, hop, behind = at_stage(seen, Stage.L2_FLOOD)
+    assert hop.timed and not hop.inferred and before.t_ns < hop.t_ns < behind.t_ns
+    assert hop.detail == "as a SWITCH: to every port (no fdb row for 02:42:ac:11:00:03)"
+    assert at_stage(concluded, Stage.L2_FLOOD)[1].inferred
+
+
+def test_no_row_was_read_and_yet_the_bridge_did_not_flood() -> None:
+    recording, journeys = told("probed_unread")  # it had learned the MAC in between
+    hop = at_stage(only(journeys, "request"), Stage.L2_FORWARD)[1]
+    assert hop.detail == "as a SWITCH: to the port of c2 (by a row of its fdb that was not read)" and not hop.inferred
+    blind = replace(recording, attached=["__br_forward"])  # that it flooded would not have been seen
+    assert at_stage(only(blind.journeys(), "request"), Stage.L2_FLOOD)[1].inferred
+
+
+def test_the_way_up_to_the_host_is_seen_before_its_device_has_the_packet() -> None:
+    _recording, seen, concluded = with_and_without("probed_host")
+    hop, other = (at_stage(journey, Stage.L2_LOCAL)[1] for journey in (seen, concluded))
+    assert hop.timed and not hop.inferred and hop.t_ns < other.t_ns
+    assert hop._replace(t_ns=0) == other._replace(t_ns=0)
+    assert at_stage(only(told("probed_host")[1], "reply"), Stage.L2_FORWARD)[1].timed
+
+
+@pytest.mark.parametrize(("name", "detail"), [
+    ("probed_udp", "UDP to port 53: a socket took it"), ("probed_fragments_v6", "ICMPv6 echo, answered")])
+def test_what_took_a_packet_is_seen(name: str, detail: str) -> None:
+    _recording, seen, concluded = with_and_without(name)
+    assert (seen.hops[-1].stage, seen.hops[-1].inferred, seen.end.detail) == (Stage.DELIVER, False, detail)
+    # of fragments, the end of the whole would not have been seen without its beginning, but it is in this file
+    assert concluded.hops[-1].inferred == (name == "probed_udp")

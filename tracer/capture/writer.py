@@ -20,13 +20,16 @@ from tracer.capture.pcapng import Option
 from tracer.capture.plain import plain, to_json
 from tracer.errors import UserError
 from tracer.model.frame import ETHERNET_BYTES, frame
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event, Function, Place
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Armed, Begin, Item, Know, LiveBegin, Sent, Sweep
 
 WORTH_COMPRESSING = 256
 PART_BYTES = pcapng.OPTION_BYTES - len(layout.PREFIX) - 1
-STAGES = {Place.QUEUE: "egress", Place.RECEIVE: "ingress", Place.DROP: "drop", Place.CONSUME: "end"}
+STAGES: Mapping[int, str] = {Place.QUEUE: "egress", Place.RECEIVE: "ingress", Place.DROP: "drop", Place.CONSUME: "end"}
+FUNCTIONS: Mapping[int, str] = {
+    Function.FORWARD: "l2_forward", Function.FLOOD: "l2_flood", Function.LOCAL: "l2_local", Function.SOCKET: "deliver",
+    Function.PROTOCOL: "deliver"}
 INBOUND, OUTBOUND = 1, 2
 DIRECTION: Mapping[int, int] = {Place.QUEUE: OUTBOUND, Place.RECEIVE: INBOUND}
 NUMBERS = 1 << 16  # journeys whose number is remembered
@@ -198,7 +201,7 @@ class Writer:
 
     def _interface(self, event: Event, written: list[bytes]) -> int:
         device = event.name.partition(b"\0")[0].decode(errors="replace")
-        stage = HOOKS[event.hook] if event.place == Place.HOOK else STAGES[Place(event.place)]
+        stage = HOOKS[event.hook] if event.place == Place.HOOK else STAGES.get(event.place) or FUNCTIONS[event.hook]
         node = self._know.topology.node(event.netns) if event.netns else ""
         name = f"{device if node == 'host' and device else '/'.join(filter(None, (node, device)))} {stage}".strip()
         name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)  # of others' making

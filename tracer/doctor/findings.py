@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.kernel.catalogue import CATALOGUE, shown_by
+from tracer.kernel.catalogue import BRIDGE as DECISION, CATALOGUE, shown_by
 from tracer.model.health import Check, EngineState, Health, Part, State
 from tracer.topology.settings import RP_FILTER
 
@@ -70,6 +70,10 @@ def _mechanisms(health: Health) -> Iterator[Check]:
                 spare.append(f"{tried.name} ({tried.why.removeprefix(f'{tried.name}: ')})")
     if spare:  # another shows the same: no loss
         yield Check("not needed", None, ", ".join(spare))
+    if not health.trial.problem:
+        observed = DECISION in map(shown_by, health.trial.attached)
+        yield Check("bridges", State.GOOD if observed else None, "their decisions are " + (
+            "seen themselves, in the kernel's functions" if observed else "told from kernel stacks, untimed"))
     if health.trial.untraced:
         yield Check("rule tracing", State.LESS, health.trial.untraced)
 

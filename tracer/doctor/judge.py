@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from tracer.doctor.findings import checks
@@ -16,6 +17,7 @@ REPORT = "please report it, with the output of `dnettrace doctor --json`"
 LOGGED = "to the log of"  # tracer/kernel/rules.py
 QUIET = "`sysctl -w net.netfilter.nf_log.2=NONE net.netfilter.nf_log.10=NONE` while you trace"
 SENDING = "CAP_NET_RAW"  # for `ping` alone
+NOT_LOADED = re.compile(r"(\w+) is not loaded")  # tracer/kernel/functions.py
 NEWER = "boot Linux 6.4 or newer, where every mechanism is allowed"
 
 
@@ -76,7 +78,8 @@ def _kernel(command: str, health: Health) -> Iterator[Lack]:
 def _shown(probe: Missing) -> Lack:
     """By what the catalogue says that it shows."""
     what = shown_by(probe.name) or probe.name
-    return Lack(what, probe.why.removeprefix(f"{what}: "), NEWER)
+    absent = NOT_LOADED.search(probe.why)
+    return Lack(what, probe.why.removeprefix(f"{what}: "), f"`modprobe {absent[1]}`, or {NEWER}" if absent else NEWER)
 
 
 def _engine(health: Health) -> Iterator[Lack]:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from tracer.journey.headers import ECHO_REPLY, decode, is_question
 from tracer.journey.reasons import UNSAID, name, place, words
 from tracer.journey.stack import own_frames
-from tracer.journey.tracks import device_name
+from tracer.journey.tracks import device_name, is_taken
 from tracer.model.journey import End, Hop, Result, Stage
 from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Machine
@@ -93,6 +93,11 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
         return End(Result.DELIVERED, node, device, Stage.DELIVER, t_ns=took,
                    detail="put together from fragments; that it was taken is concluded from the answer", inferred=True)
     packet = decode(last.protocol, last.packet[:last.captured])
+    what = f"TCP {packet.tcp_flags}" if packet.proto == "tcp" else "UDP"
+    taken_at = next((e.time - begun for e in events if is_taken(e)), None)
+    if packet.proto in ("tcp", "udp") and taken_at is not None and last.place != Place.DROP and hops:
+        return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=taken_at,
+                   detail=f"{what} to port {packet.dport}: a socket took it")
     inside = stage is Stage.INPUT and not hops[-1].stopped_at
     if packet.proto == "udp" and stage is Stage.INPUT and seen.refused and not reason:  # as fragments it was freed before
         return End(Result.DROPPED, hops[-1].node, hops[-1].device, stage, t_ns=hops[-1].t_ns, inferred=True,
@@ -107,7 +112,6 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     if packet.proto in ("tcp", "udp") and inside and (last.place in (Place.HOOK, Place.CONSUME) or unread) and own:
         # TCP frees what a connection took by no function that tells, a socket of UDP what it holds when that is read; what
         # is refused, both free by one that tells
-        what = f"TCP {packet.tcp_flags}" if packet.proto == "tcp" else "UDP"
         if unread:
             return End(Result.DELIVERED, hops[-1].node, hops[-1].device, Stage.DELIVER, t_ns=hops[-1].t_ns,
                        detail=f"{what} to port {packet.dport}: in a socket, which was closed before it was read")

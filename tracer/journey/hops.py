@@ -12,7 +12,7 @@ from tracer.journey.tracks import Tracks, device_name
 from tracer.journey.walks import Walks
 from tracer.model.frame import IPV4, IPV6
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event, Function, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, LinkKey, Namespace, Topology
 
@@ -31,6 +31,7 @@ class HopReader:
         self._machine = machine
         self._walks = walks
         self._flooded = flooded  # bridges that sent copies of this packet out by several ports
+        self._observed: LinkKey | None = None  # the bridge that the packet is in, once its decision was seen itself
         self._hops: list[Hop] = []
         self._start = self._netns = self.begun = 0  # begun: time of the first hop, after read()
 
@@ -59,7 +60,8 @@ class HopReader:
             at += 1
             if event.place == Place.ROUTE:
                 self._route(event)
-            elif event.place == Place.DROP:  # on its way out of a bridge
+            elif event.place == Place.DROP or (event.place, event.hook) == (Place.FUNCTION, Function.FORWARD):
+                # the function that sends a packet out by a port, or the drop of one on its way there
                 bridge = self._topology.bridge(event.netns, event.ifindex)
                 if bridge:
                     self._decided(event, bridge)
@@ -67,6 +69,10 @@ class HopReader:
                 self._queue(event)
             elif event.place == Place.RECEIVE:
                 self._receive(event)
+            elif (event.place, event.hook) == (Place.FUNCTION, Function.LOCAL):
+                bridge = self._topology.bridge(event.netns, event.ifindex)
+                if bridge:
+                    self._local(event, bridge)
             elif event.place == Place.HOOK:
                 group = [event]
                 while at < len(events) and _same_hook(events[at], group[-1]):
@@ -103,9 +109,12 @@ class HopReader:
         self._add(event, Stage.EGRESS, words, bridge=bridge)
 
     def _decided(self, event: Event, bridge: Link) -> None:
-        """The bridge chose this port: proven by the stack, or concluded from the devices before."""
+        """The bridge chose this port: seen itself, proven by the stack, or concluded from the devices before."""
+        if self._is_known(event, bridge):
+            return
+        seen = event.place == Place.FUNCTION
         frames = frozenset(own_frames(event.stack))
-        inferred = not frames & SWITCHING
+        inferred = not (seen or frames & SWITCHING)
         previous = self._hops[-1] if self._hops else None
         if inferred and not (previous and previous.netns == event.netns and previous.bridge == bridge.name):
             return
@@ -115,20 +124,24 @@ class HopReader:
             stage, words = Stage.L2_FLOOD, f"to every port ({_group(address)})"
         elif LinkKey(event.netns, bridge.ifindex) in self._flooded:
             stage, words = Stage.L2_FLOOD, f"to every port (no fdb row for {address})"
-        elif event.netns in self._topology.namespaces and (known is None or known[0] != event.ifindex):
+        elif event.netns in self._topology.namespaces and (known is None or known[0] != event.ifindex) and not (
+                seen and "br_flood" in self._machine.attached):
             # a lone copy: that the bridge did not know the port follows from its table alone
             inferred = True
             stage, words = Stage.L2_FLOOD, f"to the only other port (no fdb row for {address} was read)"
         else:
             peer = self._tracks.peer_of(event.netns, event.ifindex)
-            row = f"fdb {known[1]}: {address} dev {device_name(event)}" if known else "its fdb could not be read"
+            if known and (known[0] == event.ifindex or not seen):
+                row = f"fdb {known[1]}: {address} dev {device_name(event)}"
+            else:
+                row = "by a row of its fdb that was not read" if seen else "its fdb could not be read"
             stage, words = Stage.L2_FORWARD, f"to the port of {peer[0] if peer else device_name(event)} ({row})"
-        if not frames & SWITCHING:
+        if not (seen or frames & SWITCHING):
             words += "; concluded from the devices, no stack was seen"
         # netfilter's FORWARD and POSTROUTING run after the decision, inside __br_forward
         from_a_port = bool(frames & FROM_A_PORT) or not frames & FROM_THE_HOST
         at = len(self._hops)
-        while at and self._hops[at - 1].stage in (Stage.FORWARD, Stage.POSTROUTING) and \
+        while not seen and at and self._hops[at - 1].stage in (Stage.FORWARD, Stage.POSTROUTING) and \
                 self._hops[at - 1].netns == event.netns and from_a_port:
             at -= 1
         if from_a_port and at:
@@ -142,21 +155,36 @@ class HopReader:
             words += "; br_netfilter is not loaded: iptables does not see bridged packets"
         when = self._hops[at].t_ns if at < len(self._hops) else event.time - self._start
         self._hops.insert(at, Hop(when, event.netns, self._node(event), bridge.name, bridge.ifindex, stage, Role.SWITCH,
-                                  bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred, timed=False))
+                                  bridge.name, detail=f"as a SWITCH: {words}", inferred=inferred, timed=seen))
+
+    def _is_known(self, event: Event, bridge: Link) -> bool:
+        """Was the decision that shows here seen itself, as a function of the bridge began?"""
+        here, before = LinkKey(event.netns, bridge.ifindex), self._observed
+        self._observed = here if event.place == Place.FUNCTION else None
+        return event.place != Place.FUNCTION and before == here
+
+    def _local(self, event: Event, bridge: Link) -> None:
+        """The bridge hands the packet up to its own device."""
+        if self._is_known(event, bridge):
+            return
+        address = mac(event.ethernet[0:6])
+        if int(address[:2], 16) & 1:
+            words = f"as a NIC: a {_group(address)} goes up to the host too"
+        elif address == bridge.mac:
+            words = f"as a NIC: the frame is for {bridge.name}'s own MAC, up to the host's IP layer"
+        else:
+            words = "as a NIC: up to the host's IP layer"
+        itself = event.place == Place.FUNCTION  # the device is the port then
+        seen = itself or frozenset(own_frames(event.stack)) & UP_TO_THE_HOST
+        self._add(event, Stage.L2_LOCAL, words, role=Role.NIC, bridge=bridge, inferred=not seen)
+        if itself:
+            self._hops[-1] = self._hops[-1]._replace(device=bridge.name, ifindex=bridge.ifindex)
 
     def _receive(self, event: Event) -> None:
         link = self._topology.link(event.netns, event.ifindex)
         bridge = self._topology.bridge(event.netns, event.ifindex)
         if link and bridge and link.ifindex == bridge.ifindex:
-            address = mac(event.ethernet[0:6])
-            if int(address[:2], 16) & 1:
-                words = f"as a NIC: a {_group(address)} goes up to the host too"
-            elif address == link.mac:
-                words = f"as a NIC: the frame is for {bridge.name}'s own MAC, up to the host's IP layer"
-            else:
-                words = "as a NIC: up to the host's IP layer"
-            seen = frozenset(own_frames(event.stack)) & UP_TO_THE_HOST
-            self._add(event, Stage.L2_LOCAL, words, role=Role.NIC, bridge=bridge, inferred=not seen)
+            self._local(event, bridge)
             return
         peer = self._tracks.peer_of(event.netns, event.ifindex)
         if bridge:

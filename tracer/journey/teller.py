@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from tracer.journey.ends import Seen, conclude
 from tracer.journey.headers import decode, is_question
 from tracer.journey.hops import HopReader
-from tracer.journey.tracks import ENDS, QUEUE, Track, Tracks
+from tracer.journey.tracks import ENDS, QUEUE, Track, Tracks, is_taken
 from tracer.journey.walks import Walks, stopped_by
 from tracer.model.frame import frame
 from tracer.model.journey import End, Hop, Journey, Result, Stage
-from tracer.model.layout import Event
+from tracer.model.layout import Event, Function, Place
 from tracer.model.probes import Batch, Machine, Missing
 from tracer.model.topology import LinkKey, Namespace, Topology
 
@@ -126,6 +126,9 @@ class Teller(ABC):
         number = track.number
         ports = {port for branch in branches for port in self._ports(branch)}
         flooded = {bridge for bridge, _port in ports if len({p for b, p in ports if b == bridge}) > 1}
+        flooded |= {LinkKey(e.netns, bridge.ifindex) for branch in branches for e in branch.events
+                    if (e.place, e.hook) == (Place.FUNCTION, Function.FLOOD)
+                    and (bridge := self._tracks.topology.bridge(e.netns, e.ifindex))}
         shared = main.before()
         routes = main.routes if main is track else [*(e for e in track.routes if e.time < main.begun), *main.routes]
         journeys = [self._journey(number, [*shared, *main.events], routes, track, flooded, None)]
@@ -147,7 +150,7 @@ class Teller(ABC):
     def _reached(self, track: Track) -> bool:
         """Did this branch get to where the packet was meant to go?"""
         last, goal = track.events[-1], self._goal(track)
-        return last.netns == goal and last.place in ENDS
+        return last.netns == goal and (last.place in ENDS or is_taken(last))
 
     def _goal(self, track: Track) -> int | None:
         """The namespace that the packet is meant for; None where nobody known has its destination address."""

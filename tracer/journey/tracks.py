@@ -11,7 +11,7 @@ from tracer.journey.routes import decides, makes_another, reroutes
 from tracer.journey.stack import SWITCHING, UP_TO_THE_HOST, own_frames
 from tracer.model.frame import ETHERNET_BYTES, FRAGMENT, IPV4, IPV6, TCP, transport
 from tracer.model.journey import Packet
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event, Function, Place
 from tracer.model.probes import HOOKS, Batch
 from tracer.model.topology import Topology
 
@@ -99,6 +99,11 @@ def _is_part(event: Event) -> bool:
     data = event.packet
     return bool(int.from_bytes(data[6:8], "big") & 0x3FFF) if event.protocol == IPV4 else \
         event.protocol == IPV6 and data[6] == FRAGMENT
+
+
+def is_taken(event: Event) -> bool:
+    """Does a socket, or its protocol, take the packet here?"""
+    return event.place == Place.FUNCTION and event.hook in (Function.SOCKET, Function.PROTOCOL)
 
 
 def _stretch(event: Event) -> tuple[tuple[int, bytes], int, int] | None:
@@ -193,7 +198,7 @@ class Tracks:
 
     def _whole_of(self, event: Event) -> Track | None:
         """The packet that this is the first fragment of, or whose fragments were put together to this."""
-        inside = event.place in ENDS or (event.place == HOOK and HOOKS[event.hook] != "output")
+        inside = event.place in ENDS or is_taken(event) or (event.place == HOOK and HOOKS[event.hook] != "output")
         thread = _thread(event) if _is_part(event) or inside else None
         if thread is None:
             return None
@@ -289,6 +294,8 @@ class Tracks:
         frames = frozenset(own_frames(first.stack))
         if first.place == HOOK:
             copied = HOOKS[first.hook] in ("forward", "postrouting")
+        elif first.place == Place.FUNCTION:
+            copied = first.hook == Function.FORWARD
         elif first.place == QUEUE:
             copied = bool(frames & SWITCHING)
         else:

@@ -120,6 +120,17 @@ class Btf:
         found: int = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
         return max(found, 0)
 
+    def parameters(self, function_id: int) -> tuple[str, ...]:
+        """The struct that each parameter of a function points to; "" for others."""
+        _kind, _name, _size, address, count, _kflag = self._type(self._type(function_id)[2])
+        types = ((ctypes.c_uint32 * 2).from_address(address + 8 * i)[1] for i in range(count))
+        return tuple(map(self._pointed, types))
+
+    def _pointed(self, type_id: int) -> str:
+        kind, _name, target, *_more = self._type(self._strip(type_id)) if type_id else (0, "", 0)
+        kind, name, *_more = self._type(self._strip(target)) if kind == PTR and target else (0, "")
+        return name if kind == STRUCT else ""
+
     def offset(self, struct: str, member: str) -> int | None:
         """Of a member, in bytes; None where there is no such thing."""
         struct_id = self._find(struct)

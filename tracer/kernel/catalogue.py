@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from tracer.model.layout import Place
+from tracer.model.layout import Function, Place
 
 
 class Mechanism(Enum):
@@ -33,6 +33,12 @@ class Probe:
     required: bool = False  # without it there is nothing to trace
     version: int | None = None  # of IP, where it concerns one only
     armed: bool = False  # attached only while a probe is under way
+    module: str = ""  # that has the function, where it is not built in
+    # Of a function that makes more exact what other probes show: without it nothing is missing. It is there for test
+    # packets alone, a busy host's would pay for it. What its first parameters point to must be these structs; and of which
+    # transport protocol's packets it is about, where not of all.
+    takes: tuple[str, ...] = ()
+    transport: str | None = None
 
 
 # The maps belong to one compiled program, so the first way that all required tracepoints can go is the way of all.
@@ -40,7 +46,9 @@ TRACEPOINT_WAYS = (Mechanism.CAST_TRACEPOINT, Mechanism.TYPED_TRACEPOINT, Mechan
 # Where there are no netfilter links: what runs nftables' chains, with empty ones of our own in the links' places. Its
 # address is in each chain's hook, so that no compiler may drop it, rename it (.isra, .constprop) or change its arguments.
 FUNCTION_WAYS = (Mechanism.FENTRY, Mechanism.KPROBE)
-MODULE = "nf_tables"  # of those functions, where they are not built in
+
+HOOKED, BRIDGE, DELIVERY = "netfilter's hooks and tables", "a bridge's decision", "local delivery"
+SKB, SOCKET = ("sk_buff",), ("sock", "sk_buff")
 
 CATALOGUE = (
     Probe("net_dev_queue", "devices that send", "on_device", Place.QUEUE, TRACEPOINT_WAYS, required=True),
@@ -49,9 +57,22 @@ CATALOGUE = (
     Probe("consume_skb", "the end of a packet's life", "on_end", Place.CONSUME, TRACEPOINT_WAYS),
     Probe("fib_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=4, armed=True),
     Probe("fib6_table_lookup", "route lookups", "on_route6", None, TRACEPOINT_WAYS, version=6, armed=True),
-    Probe("netfilter", "netfilter's hooks and tables", "on_hook", None, (Mechanism.NETFILTER_LINK,)),
-    Probe("nft_do_chain_ipv4", "netfilter's hooks and tables", "on_chain", None, FUNCTION_WAYS, version=4, armed=True),
-    Probe("nft_do_chain_ipv6", "netfilter's hooks and tables", "on_chain", None, FUNCTION_WAYS, version=6, armed=True),
+    Probe("netfilter", HOOKED, "on_hook", None, (Mechanism.NETFILTER_LINK,)),
+    Probe("nft_do_chain_ipv4", HOOKED, "on_chain", None, FUNCTION_WAYS, version=4, armed=True, module="nf_tables"),
+    Probe("nft_do_chain_ipv6", HOOKED, "on_chain", None, FUNCTION_WAYS, version=6, armed=True, module="nf_tables"),
+    Probe("__br_forward", BRIDGE, "on_function", Function.FORWARD, FUNCTION_WAYS, module="bridge",
+          takes=("net_bridge_port", "sk_buff")),
+    Probe("br_flood", BRIDGE, "on_function", Function.FLOOD, FUNCTION_WAYS, module="bridge",
+          takes=("net_bridge", "sk_buff")),
+    Probe("br_pass_frame_up", BRIDGE, "on_function", Function.LOCAL, FUNCTION_WAYS, module="bridge", takes=SKB),
+    Probe("__udp_enqueue_schedule_skb", DELIVERY, "on_function", Function.SOCKET, FUNCTION_WAYS, takes=SOCKET,
+          transport="udp"),
+    Probe("tcp_v4_do_rcv", DELIVERY, "on_function", Function.SOCKET, FUNCTION_WAYS, version=4, takes=SOCKET,
+          transport="tcp"),
+    Probe("tcp_v6_do_rcv", DELIVERY, "on_function", Function.SOCKET, FUNCTION_WAYS, version=6, takes=SOCKET,
+          transport="tcp"),
+    Probe("icmpv6_rcv", DELIVERY, "on_function", Function.PROTOCOL, FUNCTION_WAYS, version=6, takes=SKB,
+          transport="icmp"),
 )
 
 

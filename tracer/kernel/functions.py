@@ -1,10 +1,11 @@
-"""By which mechanism netfilter's hooks are watched here: tried with a program that does nothing, before anything is
-compiled, since what is compiled depends on it."""
+"""By which mechanism netfilter's hooks are watched here, and kernel functions probed: tried with a program that does
+nothing, before anything is compiled, since what is compiled depends on it."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from tracer.errors import UserError
 from tracer.kernel import btf, syscall
 from tracer.kernel.architecture import architecture
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, FUNCTION_WAYS, MODULE, Mechanism
+from tracer.kernel.catalogue import CATALOGUE, FUNCTION_WAYS, Mechanism, Probe
 from tracer.kernel.own_chains import mark
 
 NOTHING = bytes((0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))  # return 1, NF_ACCEPT
 ZERO = bytes((0xB7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))  # return 0, which fentry programs must
+KALLSYMS = Path("/proc/kallsyms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,11 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
     ways = [way for way in FUNCTION_WAYS if way in mechanisms]
     if not ways:
         return HookWay(None, "; ".join(refused))
-    function = next(probe.name for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
+    probe = next(probe for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
     try:
-        with _types_of_module(types) as (module_types, _fd):
+        if not Path("/sys/kernel/btf", probe.module).exists() and not types.id("nft_chain", btf.STRUCT):
+            raise OSError(errno.ENOENT, f"{probe.module} is not loaded")
+        with _types_of(types, probe.module) as (module_types, _fd):
             name = module_types.offset("nft_chain", "name")
         if name is None:
             raise OSError(errno.ENOENT, "this kernel's nf_tables is not one that dnettrace knows")
@@ -51,34 +55,69 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
         return HookWay(None, "; ".join((*refused, f"function probes: {error.strerror or error}")))
     for way in ways:
         try:
-            program = load_function(types, "hook_trial", function, ZERO, way)
+            program = load_function(types, "hook_trial", probe, ZERO, way)
             try:
-                os.close(open_function(program, function, way))
+                os.close(open_function(program, probe, way))
             finally:
                 os.close(program)
         except OSError as error:
             refused.append(f"{way.name.lower()}: {error.strerror or error}")
             continue
-        chain, skb, state = architecture().arguments if way is Mechanism.KPROBE else (0, 1, 2)
-        return HookWay(way, "", (f"-DCHAIN_MARK={mark()}", f"-DCHAIN_NAME={name}", f"-DCHAIN_AT={chain}", f"-DSKB_AT={skb}",
-                                 f"-DSTATE_AT={state}"))
+        return HookWay(way, "", (f"-DCHAIN_MARK={mark()}", f"-DCHAIN_NAME={name}", *_arguments(way)))
     return HookWay(None, "; ".join(refused))
 
 
-def load_function(types: Btf, name: str, function: str, code: bytes, way: Mechanism) -> int:
-    """A program for this function's entry. OSError where the kernel refuses."""
-    if way is Mechanism.KPROBE:
-        return syscall.load_program(name, code, syscall.TYPE_KPROBE)
-    with _types_of_module(types) as (module_types, fd):
-        function_id = module_types.id(function, btf.FUNC)
-        if not function_id:
-            raise OSError(errno.ENOENT, f"this kernel has no function {function}")
+def find_functions(types: Btf, hooking: HookWay, mechanisms: Collection[Mechanism]) -> HookWay:
+    """How the functions are probed that the catalogue has beside the hooks': as the hooks are, or else by fentry alone,
+    since a kprobe would have all programs read as it must."""
+    way = hooking.mechanism if hooking.mechanism in FUNCTION_WAYS else Mechanism.FENTRY
+    if way not in mechanisms or way not in FUNCTION_WAYS:
+        return HookWay(None)
+    try:
+        os.close(load_function(types, "trial", next(p for p in CATALOGUE if p.takes and not p.module), ZERO, way))
+        with _types_of(types, "bridge") as (bridge_types, _fd):
+            port = bridge_types.offset("net_bridge_port", "dev")
+    except OSError:
+        return HookWay(None)
+    flags = ("-DFUNCTIONS", *([] if port is None else [f"-DPORT_DEV={port}"]))
+    return HookWay(way, "", flags if way is hooking.mechanism else (*flags, *_arguments(way)))
+
+
+def _arguments(way: Mechanism) -> tuple[str, ...]:
+    """Where a function's first three are in a program's context."""
+    places = architecture().arguments if way is Mechanism.KPROBE else (0, 1, 2)
+    return tuple(f"-D{name}_AT={at}" for name, at in zip(("FIRST", "SECOND", "THIRD"), places, strict=True))
+
+
+def load_function(types: Btf, name: str, probe: Probe, code: bytes, way: Mechanism) -> int:
+    """A program for the probe's function's entry. OSError where the kernel refuses, or has no such function."""
+    with _types_of(types, probe.module) as (module_types, fd):
+        function_id = module_types.id(probe.name, btf.FUNC)
+        if not function_id or module_types.parameters(function_id)[:len(probe.takes)] != probe.takes:
+            raise OSError(errno.ENOENT, f"this kernel has no function {probe.name} that dnettrace knows")
+        if way is Mechanism.KPROBE:
+            return syscall.load_program(name, code, syscall.TYPE_KPROBE)
         return syscall.load_program(name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_FENTRY, function_id, fd)
 
 
-def open_function(program: int, function: str, way: Mechanism) -> int:
+def open_function(program: int, probe: Probe, way: Mechanism) -> int:
     """Attach it; closing the file descriptor detaches."""
-    return syscall.open_kprobe(program, function) if way is Mechanism.KPROBE else syscall.open_raw_tracepoint(program, None)
+    if way is Mechanism.FENTRY:
+        return syscall.open_raw_tracepoint(program, None)
+    try:
+        return syscall.open_kprobe(program, probe.name)
+    except FileNotFoundError:
+        return syscall.open_kprobe(program, _renamed(probe.name))
+
+
+def _renamed(function: str) -> str:
+    """The symbol of a function that the compiler made another one of, which kprobes want whole. One whose arguments it
+    changed has no types (pahole leaves it out), and a .part or .cold one is not the function's beginning."""
+    wanted = re.compile(rf"^\S+ [tT] ({re.escape(function)}\.(?:isra|constprop)\.\d+)\s", re.M)
+    found = wanted.search(KALLSYMS.read_text())
+    if found is None:
+        raise OSError(errno.ENOENT, f"this kernel has no function {function}")
+    return found[1]
 
 
 def _no_links(types: Btf) -> str:
@@ -93,16 +132,14 @@ def _no_links(types: Btf) -> str:
 
 
 @contextmanager
-def _types_of_module(types: Btf) -> Iterator[tuple[Btf, int]]:
-    """Types with those of MODULE, and its BTF object's file descriptor, 0 where it is built in."""
-    if not Path("/sys/kernel/btf", MODULE).exists():
-        if not types.id("nft_chain", btf.STRUCT):
-            raise OSError(errno.ENOENT, f"{MODULE} is not loaded")
+def _types_of(types: Btf, module: str) -> Iterator[tuple[Btf, int]]:
+    """Types with those of the module, and its BTF object's file descriptor, 0 where it is built in, or not loaded."""
+    if not module or not Path("/sys/kernel/btf", module).exists():
         yield types, 0
         return
-    fd = syscall.open_btf(MODULE)
+    fd = syscall.open_btf(module)
     try:
-        module_types = Btf(types, MODULE)
+        module_types = Btf(types, module)
     except UserError as error:
         os.close(fd)
         raise OSError(errno.ENOENT, str(error)) from None

@@ -22,7 +22,7 @@ from tracer.kernel import btf, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
-from tracer.kernel.functions import find_way, load_function, open_function
+from tracer.kernel.functions import HookWay, find_functions, find_way, load_function, open_function
 from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.kernel.own_chains import OwnChains
 from tracer.kernel.rules import RuleTracer, alike, selected
@@ -117,6 +117,8 @@ class Probes:
                    for number, name in self._btf.enum("skb_drop_reason").items()}}
             self._cast = self._btf.id("bpf_rdonly_cast", btf.FUNC)
             self._hooking = find_way(self._btf, self._mechanisms)
+            self._functions = find_functions(self._btf, self._hooking, self._mechanisms) \
+                if isinstance(selection, Selection) else HookWay(None)
             if self._hooking.why:
                 self._missing["netfilter"] = self._hooking.why
             self._links = stack.enter_context(ExitStack())
@@ -299,7 +301,8 @@ class Probes:
             header = self._btf.id("iphdr" if self._versions == (4,) else "ipv6hdr", btf.STRUCT)
         ways = {Mechanism.CAST_TRACEPOINT: ("-DTYPED", f"-D{'BYTES' if expression else 'HEADER'}_ID={header}"),
                 Mechanism.TYPED_TRACEPOINT: ("-DTYPED",), Mechanism.RAW_TRACEPOINT: ()}
-        hooking = self._hooking
+        hooking, functions = self._hooking, self._functions
+        transport = self._selection.transport if isinstance(self._selection, Selection) else None
         for way in TRACEPOINT_WAYS:
             if way not in self._mechanisms:
                 continue
@@ -308,17 +311,21 @@ class Probes:
                 continue
             if hooking.mechanism is Mechanism.KPROBE and way is not Mechanism.RAW_TRACEPOINT:
                 continue  # one program has all: kprobes may not follow pointers by plain loads
-            program = compile_program(self._btf, (*flags, *self._flags, *hooking.flags, *ways[way]), expression)
+            program = compile_program(self._btf, (*flags, *self._flags, *hooking.flags, *functions.flags, *ways[way]),
+                                      expression)
             if isinstance(self._selection, Selection):
                 program.set_keys("addresses", {_key(address) for address in self._selection.addresses})
                 program.set_keys("ends", selection_ends(self._selection))
             try:
                 for probe in CATALOGUE:
-                    if probe.version in (None, *self._versions):
-                        if way in probe.ways:
-                            self._attach(program, probe, way)
-                        elif hooking.flags and hooking.mechanism in probe.ways:
-                            self._attach(program, probe, hooking.mechanism)
+                    if probe.version not in (None, *self._versions) or probe.transport not in (None, transport):
+                        continue
+                    if way in probe.ways:
+                        self._attach(program, probe, way)
+                    elif probe.takes and functions.mechanism in probe.ways:
+                        self._attach(program, probe, functions.mechanism)
+                    elif not probe.takes and hooking.flags and hooking.mechanism in probe.ways:
+                        self._attach(program, probe, hooking.mechanism)
                 return program
             except OSError as error:
                 why = str(error.strerror)
@@ -334,8 +341,8 @@ class Probes:
             if probe.variant is not None:
                 code = _variant(code, probe.variant)
             if way in (Mechanism.FENTRY, Mechanism.KPROBE):
-                loaded = load_function(self._btf, probe.name, probe.name, code, way)
-                open_link = partial(open_function, loaded, probe.name, way)
+                loaded = load_function(self._btf, probe.name, probe, code, way)
+                open_link = partial(open_function, loaded, probe, way)
             elif way is Mechanism.RAW_TRACEPOINT:
                 loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT)
                 open_link = partial(syscall.open_raw_tracepoint, loaded, probe.name)
@@ -351,7 +358,8 @@ class Probes:
         except OSError as error:
             if probe.required:
                 raise
-            self._missing[probe.name] = f"{probe.shows}: {error.strerror or error}"
+            if not probe.takes:  # else what it shows is told all the same
+                self._missing[probe.name] = f"{probe.shows}: {error.strerror or error}"
         else:
             self._attached.append(probe.name)
 

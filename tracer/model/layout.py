@@ -14,6 +14,15 @@ class Place(IntEnum):
     DROP = 3
     CONSUME = 4
     ROUTE = 5
+    FUNCTION = 6
+
+
+class Function(IntEnum):
+    FORWARD = 0
+    FLOOD = 1
+    SOCKET = 2
+    LOCAL = 3
+    PROTOCOL = 4
 
 
 PACKET_BYTES = 96
