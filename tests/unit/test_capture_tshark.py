@@ -19,15 +19,21 @@ from tracer.model.layout import Event, Place
 from tracer.model.probes import Batch
 
 
+def reader(name: str) -> list[str]:
+    """The program, of the system or of those that scripts/test unpacks."""
+    if found := shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin"):
+        return [found]
+    unpacked = cache() / "readers" / "usr"
+    program = next((path for path in (unpacked / "bin" / name, unpacked / "sbin" / name) if path.exists()), None)
+    if program is None:
+        missing(f"no {name} on PATH and none unpacked in the cache; scripts/test unpacks one on Debian and Ubuntu")
+    libraries = ":".join(map(str, unpacked.glob("lib/*-linux-*")))
+    return ["env", f"LD_LIBRARY_PATH={libraries}", str(program)]
+
+
 @pytest.fixture(scope="session")
 def tshark() -> list[str]:
-    unpacked = cache() / "tshark" / "usr"
-    if shutil.which("tshark"):
-        return ["tshark"]
-    if not (unpacked / "bin/tshark").exists():
-        missing("no tshark on PATH and none unpacked in the cache; scripts/test unpacks one on Debian and Ubuntu")
-    libraries = ":".join(map(str, unpacked.glob("lib/*-linux-*")))
-    return ["env", f"LD_LIBRARY_PATH={libraries}", str(unpacked / "bin/tshark")]
+    return reader("tshark")
 
 
 def table(tshark: list[str], path: Path, *fields: str, only: str = "") -> list[list[str]]:
@@ -116,11 +122,9 @@ def test_ipv6_and_translated_packets(tshark: list[str], tmp_path: Path) -> None:
 
 
 def test_tcpdump(one_bridge: Path) -> None:
-    if not shutil.which("tcpdump", path=os.environ["PATH"] + ":/usr/sbin"):
-        missing("no tcpdump here")
-    # it gives up root for a user who may not read pytest's folders
-    done = subprocess.run(["tcpdump", "-nr", "-", "--nano"], stdin=one_bridge.open("rb"), text=True, capture_output=True,
-                          check=True, env=os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin"})
+    # else it gives up root for a user who may not read pytest's folders, or is not there
+    done = subprocess.run([*reader("tcpdump"), "-Z", "root", "-nr", "-", "--nano"], stdin=one_bridge.open("rb"),
+                          text=True, capture_output=True, check=True)
     lines = done.stdout.splitlines()
     assert len(lines) == len(events("one_bridge"))
     assert "IP 172.17.0.2 > 172.17.0.3: ICMP echo request" in lines[0]

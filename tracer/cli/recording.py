@@ -72,12 +72,12 @@ class Recording(Follower):
 
     def _begin(self) -> None:
         """A file, whole in itself."""
-        probes = self._probes
         self._path = self._names.next() if self._names else self._plan.path
-        self._writer = RecordWriter(self._path, self._plan.force, probes.stack_of, probes.events, self._plan.snaplen)
+        self._writer = RecordWriter(self._path, self._plan.force, lambda frames: self._probes.stack_of(frames),
+                                    lambda records: self._probes.events(records), self._plan.snaplen)
         self._files += 1
         self._opened = time.monotonic()
-        machine = probes.machine
+        machine = self._probes.machine
         start = LiveStart(__version__, machine.release, self._words(), machine.attached, machine.missing)
         self._play(LiveBegin(start, machine, self._topology, time.time_ns()))
         self._play(Armed(time.monotonic_ns()))
@@ -88,11 +88,11 @@ class Recording(Follower):
         self._writer.close()
 
     def _loop(self, stopping: Stopping) -> None:
-        probes, watcher, following = self._probes, self._watcher, self._following
+        watcher, following = self._watcher, self._following
         shown = swept = 0.0
         self._start(self._begun)
         while not stopping.asked and (following.count is None or self._packets < following.count):
-            records, batch = probes.read_records(*self._wait())
+            records, batch = self._probes.read_records(*self._wait())
             now = time.monotonic()
             if self._until and now >= self._until:
                 break
@@ -112,11 +112,12 @@ class Recording(Follower):
                 self._play(Sweep(time.monotonic_ns(), heard))
             if now - shown > STATUS_S:
                 shown = now
+                self._renew()
                 self._say()
             if self._is_full(now):
                 self._end()
                 self._begin()
-            if len(records) and not probes.behind:
+            if len(records) and not self._probes.behind:
                 time.sleep(ROUND_S)  # many events at a time cost less
 
     def _is_full(self, now: float) -> bool:

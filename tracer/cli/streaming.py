@@ -107,23 +107,39 @@ class Follower:
         raise NotImplementedError
 
     def _open(self, stack: ExitStack, ring_bytes: int) -> None:
-        selection = Selection(self._expression(), bool(self._following.containers))
-        self._probes = stack.enter_context(Probes(selection, rules=False, ring_bytes=ring_bytes, shed=True))
+        self._ring_bytes = ring_bytes
+        self._probes = self._new_probes()
+        stack.callback(lambda: self._probes.close())
         self._watcher = stack.enter_context(Watcher(self._host))
         self._topology = self._watcher.topology
 
-    def _watch(self) -> None:
+    def _new_probes(self) -> Probes:
+        selection = Selection(self._expression(), bool(self._following.containers))
+        return Probes(selection, rules=False, ring_bytes=self._ring_bytes, shed=True)
+
+    def _renew(self) -> None:
+        """See what a module that was loaded meanwhile lets one see."""
+        if self._probes.outdated:
+            self._probes.close()
+            self._probes = self._new_probes()
+            self._watcher.renew()
+            self._watch()
+            self._play(self._probes.machine)
+            if self._armed:
+                self._arm()
+
+    def _watch(self) -> bool:
+        """True: netfilter is watched from now on where it was not until now."""
         if self._following.containers:
             self._probes.choose(self._chosen(self._topology))
-        for namespace in self._topology.namespaces.values():
-            self._probes.watch(namespace)
+        attached = [self._probes.watch(namespace) for namespace in self._topology.namespaces.values()]
+        return any(attached)
 
     def _know(self, topology: Topology) -> None:
-        more = topology.namespaces.keys() - self._topology.namespaces.keys()
         self._topology = topology
-        self._watch()
+        more = self._watch()
         self._play(self._probes.machine)
-        if more:  # where netfilter was not watched until now
+        if more:
             self._play(Armed(time.monotonic_ns()))
         self._play(Know(topology, None))
 
@@ -204,12 +220,12 @@ class Stream(Follower):
 
     def _loop(self, stopping: Stopping) -> None:
         begun = shown = swept = time.monotonic()
-        probes, watcher, rulesets = self._probes, self._watcher, Rulesets()
+        watcher, rulesets = self._watcher, Rulesets()
         spoken = False
         traced: tuple[Packet, ...] = ()
         self._start(begun)
         while not stopping.asked and not self._telling.enough:
-            batch = probes.read(*self._wait())
+            batch = self._probes.read(*self._wait())
             now = time.monotonic()
             if self._until and now >= self._until:
                 break
@@ -225,15 +241,16 @@ class Stream(Follower):
                 self._play(Sweep(time.monotonic_ns(), heard))
             if now - shown > STATUS_S:
                 shown = now
+                self._renew()
                 watcher.met(self._telling.assembler.unknown())
                 self._play(Pulse(now - begun))
                 if (unexplained := tuple(self._telling.unexplained)) and unexplained != traced:
                     traced = unexplained
-                    probes.trace(traced)
-                    self._play(probes.machine)
+                    self._probes.trace(traced)
+                    self._play(self._probes.machine)
             if not spoken and not self._telling.told and now - begun > SILENCE_S:
                 spoken = True
-                self._play(Silence(now - begun, _seen(probes)))
+                self._play(Silence(now - begun, _seen(self._probes)))
             if batch.events:
                 time.sleep(ROUND_S)  # many events at a time cost less
 

@@ -8,6 +8,7 @@ from tracer.kernel.catalogue import BRIDGE as DECISION, CATALOGUE, shown_by
 from tracer.model.health import Check, EngineState, Health, Part, State
 from tracer.topology.settings import RP_FILTER
 
+TRACEPOINT = " tracepoint"
 MODES = {"1": "strict", "2": "loose"}
 MODE_ORDER = ("strict", "loose", "off")
 NAMED = 4  # devices; of more, how many
@@ -55,8 +56,10 @@ def _mechanisms(health: Health) -> Iterator[Check]:
         yield Check("mechanisms", State.UNKNOWN, f"not tried: {health.untried.partition(': ')[0]}")
         return
     good = [tried.name for tried in health.trial.mechanisms if tried.works]
-    if good:
-        yield Check("mechanisms", State.GOOD, ", ".join(good))
+    if good:  # "cast, typed, raw tracepoint, netfilter link"
+        shorter = [name.removesuffix(TRACEPOINT) if then.endswith(TRACEPOINT) else name
+                   for name, then in zip(good, [*good[1:], ""], strict=True)]
+        yield Check("mechanisms", State.GOOD, ", ".join(shorter))
     lost = {shown_by(missing.name) for missing in health.trial.missing}
     spare = []
     for tried in health.trial.mechanisms:

@@ -30,6 +30,7 @@ class HookWay:
     mechanism: Mechanism | None
     why: str = ""
     flags: tuple[str, ...] = ()  # for bpf/probes.c
+    lacks: str = ""  # a module that is not loaded, with which there may be one
 
 
 def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
@@ -44,9 +45,9 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
     if not ways:
         return HookWay(None, "; ".join(refused))
     probe = next(probe for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
+    if not is_loaded(probe.module) and not types.id("nft_chain", btf.STRUCT):
+        return HookWay(None, "; ".join((*refused, f"function probes: {probe.module} is not loaded")), lacks=probe.module)
     try:
-        if not Path("/sys/kernel/btf", probe.module).exists() and not types.id("nft_chain", btf.STRUCT):
-            raise OSError(errno.ENOENT, f"{probe.module} is not loaded")
         with _types_of(types, probe.module) as (module_types, _fd):
             name = module_types.offset("nft_chain", "name")
         if name is None:
@@ -65,6 +66,11 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
             continue
         return HookWay(way, "", (f"-DCHAIN_MARK={mark()}", f"-DCHAIN_NAME={name}", *_arguments(way)))
     return HookWay(None, "; ".join(refused))
+
+
+def is_loaded(module: str) -> bool:
+    """With its types."""
+    return Path("/sys/kernel/btf", module).exists()
 
 
 def find_functions(types: Btf, hooking: HookWay, mechanisms: Collection[Mechanism]) -> HookWay:
@@ -134,7 +140,7 @@ def _no_links(types: Btf) -> str:
 @contextmanager
 def _types_of(types: Btf, module: str) -> Iterator[tuple[Btf, int]]:
     """Types with those of the module, and its BTF object's file descriptor, 0 where it is built in, or not loaded."""
-    if not module or not Path("/sys/kernel/btf", module).exists():
+    if not module or not is_loaded(module):
         yield types, 0
         return
     fd = syscall.open_btf(module)

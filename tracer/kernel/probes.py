@@ -22,7 +22,7 @@ from tracer.kernel import btf, syscall
 from tracer.kernel.btf import Btf
 from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
-from tracer.kernel.functions import HookWay, find_functions, find_way, load_function, open_function
+from tracer.kernel.functions import HookWay, find_functions, find_way, is_loaded, load_function, open_function
 from tracer.kernel.hooks import CONNTRACK, hook_points
 from tracer.kernel.own_chains import OwnChains
 from tracer.kernel.rules import RuleTracer, alike, selected
@@ -165,31 +165,38 @@ class Probes:
         return [(f"rules in {self._names.get(inode, inode)}", why) for inode, why in untraced.items()]
 
     @property
+    def outdated(self) -> bool:
+        """What could not be seen for want of a module, new probes would see by now."""
+        return bool(self._hooking.lacks) and is_loaded(self._hooking.lacks)
+
+    @property
     def behind(self) -> bool:
         """The last read left events that were there already."""
         return bool(self._ring.behind)
 
-    def watch(self, namespace: Namespace) -> None:
-        """See netfilter's hooks in this namespace too, whenever armed. Where the kernel cannot, that is noted once."""
+    def watch(self, namespace: Namespace) -> bool:
+        """See netfilter's hooks in this namespace too, as its chains are now, whenever armed. Where the kernel cannot, that
+        is noted once. True: something was attached."""
         self._names[namespace.inode] = namespace.name
         if isinstance(self._selection, Stream):
             self._namespaces[namespace.inode] = namespace
         if self._rules:
             self._rules.watch(namespace)
         if "netfilter" in self._missing or Mechanism.NETFILTER_LINK not in self._mechanisms:
-            return
-        if namespace.inode in self._watched:
-            if netns.leads(self._watched[namespace.inode][0], namespace.inode):
-                return
-            self._unwatch(namespace.inode)
+            return False
         points = hook_points(namespace, self._versions)
+        if namespace.inode in self._watched:
+            path, before = self._watched[namespace.inode]
+            if points == before and netns.leads(path, namespace.inode):
+                return False
+            self._unwatch(namespace.inode)
         try:
             if self._hooking.mechanism is Mechanism.NETFILTER_LINK:
                 for slot in {point.slot for point in points} - self._hooks.keys():
                     self._hooks[slot] = self._load_hook(slot)
         except OSError as error:
             self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
-            return
+            return False
         self._watched[namespace.inode] = (namespace.path, points)
         for key in [key for key in self._points if key[0] == namespace.inode]:  # of an earlier one with that inode
             del self._points[key]
@@ -198,6 +205,7 @@ class Probes:
             self._attached.append("netfilter")
         if self._armed:
             self._attach_links(namespace.inode)
+        return self._armed
 
     def choose(self, addresses: Iterable[Address]) -> None:
         """From now on, of what matches a stream's expression only what is from or to one of these."""

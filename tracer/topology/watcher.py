@@ -52,8 +52,8 @@ CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 class Watcher:
-    """A context manager. Everything but poll(), met(), stir(), `topology`, `heard` and `news` belongs to its thread once
-    that runs; `host` too. What it raises there, poll() raises."""
+    """A context manager. Everything but poll(), met(), stir(), renew(), `topology`, `heard` and `news` belongs to its thread
+    once that runs; `host` too. What it raises there, poll() raises."""
 
     topology: Topology  # the latest
     heard: int  # it has all that was announced until then, CLOCK_MONOTONIC ns
@@ -78,6 +78,7 @@ class Watcher:
         self._busy_until = 0.0  # monotonic s
         self._lock = threading.Lock()
         self._met: set[LinkKey] = set()
+        self._renewing = threading.Event()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -137,6 +138,11 @@ class Watcher:
             os.eventfd_write(self._wake, 1)
         self._busy_until = now + ALIVE_S
 
+    def renew(self) -> None:
+        """More can be read than before: read every namespace again."""
+        self._renewing.set()
+        os.eventfd_write(self._wake, 1)
+
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -161,6 +167,9 @@ class Watcher:
         events = self._listen(now)
         with self._lock:
             met, self._met = self._met, set()
+        if self._renewing.is_set():
+            self._renewing.clear()
+            self._stale |= self._namespaces.keys()
         known = dict(self._directory.names)
         for life in lives:
             self._live(life)
