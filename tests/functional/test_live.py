@@ -92,26 +92,6 @@ def test_a_ping_and_its_reply(live: Callable[..., Any], engine: Engine) -> None:
     assert told.status == 0 and told.summary["journeys"] == 2 and told.summary["lost"] == {}
 
 
-def test_a_chain_that_comes_later(live: Callable[..., Any], engine: Engine) -> None:
-    def on_host(command: str) -> None:
-        done = engine.on_host(*command.split())
-        assert done.returncode == 0, done.stderr
-
-    with live("icmp") as told:
-        assert answers(inside(engine, "c1"), "172.17.0.3")
-        try:
-            on_host("nft add table ip late")
-            on_host("nft add chain ip late mine { type filter hook forward priority 10 ; }")
-            on_host("ip addr add 192.0.2.7/32 dev lo")  # what the kernel announces: then the host is read anew
-            time.sleep(1.5)
-            assert answers(inside(engine, "c1"), "172.17.0.3")
-        finally:
-            on_host("ip addr del 192.0.2.7/32 dev lo")
-            on_host("nft delete table ip late")
-    before, after = [{table["table"] for hop in one["hops"] for table in hop["tables"] or ()} for one in told.of("request")]
-    assert after == before | {"late"}
-
-
 def test_the_way_back_is_followed_though_the_filter_does_not_match_it(live: Callable[..., Any], engine: Engine) -> None:
     with live("src host 172.17.0.2 and dst host 203.0.113.1") as told:
         assert answers(inside(engine, "c1"), "203.0.113.1")

@@ -122,11 +122,9 @@ class Follower:
         if self._probes.outdated:
             self._probes.close()
             self._probes = self._new_probes()
-            self._watcher.renew()
-            self._watch()
-            self._play(self._probes.machine)
             if self._armed:
                 self._arm()
+            self._watcher.renew()  # the network as it is then, with its chains, is watched
 
     def _watch(self) -> bool:
         """True: netfilter is watched from now on where it was not until now."""

@@ -175,8 +175,8 @@ class Probes:
         return bool(self._ring.behind)
 
     def watch(self, namespace: Namespace) -> bool:
-        """See netfilter's hooks in this namespace too, as its chains are now, whenever armed. Where the kernel cannot, that
-        is noted once. True: something was attached."""
+        """See netfilter's hooks in this namespace too, whenever armed. Where the kernel cannot, that is noted once. True:
+        something was attached."""
         self._names[namespace.inode] = namespace.name
         if isinstance(self._selection, Stream):
             self._namespaces[namespace.inode] = namespace
@@ -184,12 +184,11 @@ class Probes:
             self._rules.watch(namespace)
         if "netfilter" in self._missing or Mechanism.NETFILTER_LINK not in self._mechanisms:
             return False
-        points = hook_points(namespace, self._versions)
         if namespace.inode in self._watched:
-            path, before = self._watched[namespace.inode]
-            if points == before and netns.leads(path, namespace.inode):
+            if netns.leads(self._watched[namespace.inode][0], namespace.inode):
                 return False
             self._unwatch(namespace.inode)
+        points = hook_points(namespace, self._versions)
         try:
             if self._hooking.mechanism is Mechanism.NETFILTER_LINK:
                 for slot in {point.slot for point in points} - self._hooks.keys():

@@ -148,12 +148,14 @@ def packets(opened: socket.socket, version: int, buffer: bytearray) -> Iterator[
 def arrival(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, int]:
     """Hop limit (IPv6 only) and the time of arrival by CLOCK_MONOTONIC, ns, out of the control messages."""
     hop_limit = None
-    now = at = time.monotonic_ns()
+    at = time.monotonic_ns()
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS_NEW:
             seconds, nanoseconds = struct.unpack("=qq", data)
-            # The kernel stamps by the wall clock. If that was set back meanwhile, the stamp lies ahead: worthless.
-            at = min(now, seconds * 1_000_000_000 + nanoseconds - time.time_ns() + now)
+            # The kernel stamps by the wall clock. If that was set back meanwhile, the stamp lies ahead: worthless. That is
+            # read first: a pause between the two makes an arrival late, not earlier than what it answers.
+            wall, now = time.time_ns(), time.monotonic_ns()
+            at = min(now, seconds * 1_000_000_000 + nanoseconds - wall + now)
         elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_HOPLIMIT:
             hop_limit = int.from_bytes(data, sys.byteorder)
     return hop_limit, at
