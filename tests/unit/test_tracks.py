@@ -59,6 +59,11 @@ def test_the_bridge_learns_from_frames_that_were_seen_before() -> None:
     # an answer that is built inside the delivery of the question, which came over the bridge
     (("bpf_prog_1_x", "bpf_trace_run1", "__dev_queue_xmit", "arp_xmit", "arp_process", "__netif_receive_skb_one_core",
       "netif_receive_skb", "br_handle_frame_finish"), ("__dev_queue_xmit", "arp_xmit", "arp_process")),
+    # what waited for a MAC, let go within the delivery of the answer that brought it
+    (("bpf_prog_1_x", "bpf_trace_run4", "sk_skb_reason_drop", "br_handle_frame_finish", "br_nf_dev_xmit", "br_dev_xmit",
+      "dev_hard_start_xmit", "__dev_queue_xmit", "__neigh_update", "arp_process", "__netif_receive_skb_one_core"),
+     ("sk_skb_reason_drop", "br_handle_frame_finish", "br_nf_dev_xmit", "br_dev_xmit", "dev_hard_start_xmit",
+      "__dev_queue_xmit")),
     (("bpf_prog_1_x", "bpf_trace_run1", "__dev_queue_xmit", "br_nf_forward_ip.part.0"),
      ("__dev_queue_xmit", "br_nf_forward_ip")),
     ((), ()),

@@ -1,8 +1,8 @@
 """What a kernel stack says of the packet that it was taken for.
 
 A stack goes on past the packet's own way: into the softirq that polled it, the task that the softirq interrupted, or the
-packet whose arrival made this one (an echo reply is built inside the request's delivery). What counts are the frames
-since the packet was last received.
+packet whose arrival made this one (an echo reply is built inside the request's delivery) or let it go on (a neighbour's
+answer). What counts are the frames since the packet was last received.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ _RECEIVING = frozenset((
     "netif_receive_skb", "netif_receive_skb_internal", "__netif_receive_skb", "__netif_receive_skb_core",
     "__netif_receive_skb_one_core", "__netif_receive_skb_list_core", "netif_receive_skb_list_internal", "process_backlog",
     "__napi_poll", "napi_poll", "net_rx_action"))
+_LETTING_GO = frozenset(("neigh_update", "__neigh_update"))  # what waited for the MAC, in whoever's delivery brings that
 
 # Functions that prove a bridge's decision. Which are visible depends on what the compiler inlined or tail-called.
 SWITCHING = frozenset(("br_forward", "__br_forward", "br_flood", "br_forward_finish", "br_dev_queue_push_xmit"))
@@ -28,7 +29,7 @@ def own_frames(stack: tuple[str, ...]) -> tuple[str, ...]:
     own: list[str] = []
     for frame in stack:
         name = frame.partition(".")[0]
-        if name in _RECEIVING:
+        if name in _RECEIVING or name in _LETTING_GO:
             if own:
                 break
         elif not name.startswith(_TRACING):
