@@ -16,13 +16,14 @@ enum place {
   PLACE_COUNT,
 };
 
-/* What a kernel function is about to do. The first ones get the packet as their second argument, the others as their first. */
+/* What a kernel function is about to do. */
 enum function {
   FUNCTION_FORWARD,    /* a bridge sends it, or a copy, out by a port, which is the event's device */
   FUNCTION_FLOOD,      /* a bridge sends it out by all ports: it does not know where the MAC is */
   FUNCTION_SOCKET,     /* a socket takes it */
   FUNCTION_LOCAL,      /* a bridge hands it up to its own device */
   FUNCTION_PROTOCOL,   /* its protocol takes it */
+  FUNCTION_NEIGHBOR,   /* its next hop's MAC is looked up, and it waits where that is not known */
 };
 
 enum limits {
@@ -50,7 +51,7 @@ struct event {
   u8 place;
   u8 hook;             /* enum nf_inet_hooks at a hook, enum function at PLACE_FUNCTION */
   u8 family;           /* NFPROTO_* at a hook */
-  u8 slot;             /* which of the links at this hook, counted from the first priority */
+  u8 slot;             /* which of the links at this hook, counted from the first priority; nud_state at FUNCTION_NEIGHBOR */
   u8 first;            /* 1: the journey began here */
   u8 conntrack_info;   /* enum ip_conntrack_info */
   u8 ethernet[14];     /* at a device, in a bridge, and at the end where it still has one; zero at hooks */

@@ -189,6 +189,8 @@ static __always_inline void function_event(u64 *ctx, u32 kind, struct sk_buff *s
   e->first = first;
   e->caller = bpf_get_current_task();
   e->hook = kind;
+  if (kind == FUNCTION_NEIGHBOR)
+    e->slot = LOAD((struct neighbour *)argument, nud_state);
 #ifdef PORT_DEV
   if (kind == FUNCTION_FORWARD)
     set_device(e, LOAD((struct bridge_port *)argument, dev));
@@ -205,10 +207,9 @@ static __always_inline void function_event(u64 *ctx, u32 kind, struct sk_buff *s
 
 int on_function(u64 *ctx) {
   u32 kind = variant();
-  u64 argument = ctx[FIRST_AT], skb = argument;
-  if (kind < FUNCTION_LOCAL)
-    skb = ctx[SECOND_AT];
-  function_event(ctx, kind, (struct sk_buff *)skb, (u8 *)argument);
+  u8 *argument = (u8 *)ctx[FIRST_AT];
+  bool alone = kind == FUNCTION_LOCAL || kind == FUNCTION_PROTOCOL; /* it gets the packet, and nothing before it */
+  function_event(ctx, kind, (struct sk_buff *)(alone ? ctx[FIRST_AT] : ctx[SECOND_AT]), argument);
   return 0;
 }
 #endif

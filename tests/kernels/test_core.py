@@ -80,6 +80,15 @@ def test_a_bridge_that_does_not_know_the_mac_floods(dnettrace: Dnettrace) -> Non
     decided_itself(output, "l2_flood")
 
 
+def test_a_packet_that_waits_for_a_mac_is_seen(dnettrace: Dnettrace) -> None:
+    run("{c1} ip neigh flush dev eth0; {c2} ip neigh flush dev eth0")  # else c2 asks again, and c1 learns from that
+    hops = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json")).only("request")["hops"]
+    (at,) = [at for at, hop in enumerate(hops) if hop["stage"] == "neighbor"]
+    assert hops[at]["detail"] == "waits: the MAC of 172.17.0.3 is not known"
+    assert [hop["stage"] for hop in hops[at - 1:at + 2]] == ["postrouting", "neighbor", "egress"]
+    assert hops[at - 1]["t_ns"] < hops[at]["t_ns"] < hops[at + 1]["t_ns"]
+
+
 @pytest.mark.parametrize(("transport", "kind"), [("--tcp", socket.SOCK_STREAM), ("--udp", socket.SOCK_DGRAM)])
 def test_a_socket_that_takes_a_packet_is_seen(dnettrace: Dnettrace, transport: str, kind: socket.SocketKind) -> None:
     def listen() -> socket.socket:

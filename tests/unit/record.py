@@ -55,6 +55,8 @@ PROBED_RUNS = {
     "probed_udp": ["ping", "c1", "c2", "--udp", "53", "-c", "1"],
     "probed_tcp": ["ping", "c1", "c2", "--tcp", "80", "-c", "1"],
     "probed_fragments_v6": ["ping", "c1", "c2", "-c", "1", "-s", "4000", "-6"],
+    "probed_waiting": ["ping", "c1", "c2", "-c", "1"],
+    "probed_nobody": ["ping", "c1", "172.17.0.99", "-c", "1"],
 }
 # On an engine with c3 on a network of its own: what its rules do.
 ENGINE_RUNS = {
@@ -107,14 +109,14 @@ def record(name: str, arguments: list[str]) -> None:
 
 
 def record_probed(name: str) -> None:
-    """Whoever is asked is known and listens; a bridge that is to flood knows nobody."""
+    """Whoever is asked is known, but to who is to wait, and listens; a bridge that is to flood knows nobody."""
     with ExitStack() as stack:
         for kind, port in ((socket.SOCK_DGRAM, 53), (socket.SOCK_STREAM, 80)):
             server = stack.enter_context(netns.in_namespace(lab.path("c2"), lambda kind=kind: socket.socket(type=kind)))
             server.bind(("172.17.0.3", port))
             if kind == socket.SOCK_STREAM:
                 server.listen()
-        for address in ("172.17.0.3", "172.17.0.1", "fd00:17::3"):
+        for address in ("172.17.0.3", "172.17.0.1", "fd00:17::3") if name not in ("probed_waiting", "probed_nobody") else ():
             assert answers(lab.path("c1"), address)
         if name == "probed_flood":
             silence = "for port in $(ip -o link show master docker0 | cut -d: -f2 | cut -d@ -f1); do " \

@@ -345,6 +345,25 @@ def test_the_way_up_to_the_host_is_seen_before_its_device_has_the_packet() -> No
     assert at_stage(only(told("probed_host")[1], "reply"), Stage.L2_FORWARD)[1].timed
 
 
+def test_a_packet_that_waits_for_its_next_hops_mac() -> None:
+    request = only(told("probed_waiting")[1], "request")
+    before, hop, behind = at_stage(request, Stage.NEIGHBOR)
+    assert (before.stage, behind.stage) == (Stage.POSTROUTING, Stage.EGRESS)
+    assert before.t_ns < hop.t_ns < behind.t_ns and (hop.timed, hop.inferred) == (True, False)
+    assert (hop.node, hop.device, hop.detail) == ("c1", "eth0", "waits: the MAC of 172.17.0.3 is not known")
+    assert not any(hop.stage is Stage.NEIGHBOR for hop in only(told("probed")[1], "request").hops)  # it is known there
+
+
+def test_a_packet_that_waited_in_vain() -> None:
+    recording, journeys = told("probed_nobody")
+    request = only(journeys, "request")
+    assert (request.hops[-1].stage, request.end.stage, request.end.reason) == (
+        Stage.NEIGHBOR, Stage.NEIGHBOR, "NEIGH_FAILED")
+    cut = replace(recording, events=[e for e in recording.events if e.place != Place.DROP])  # its end is not seen yet
+    end = only(cut.journeys(), "request").end
+    assert (end.result, end.detail) == (Result.UNKNOWN, "it was waiting for the next hop's MAC")
+
+
 @pytest.mark.parametrize(("name", "detail"), [
     ("probed_udp", "UDP to port 53: a socket took it"), ("probed_fragments_v6", "ICMPv6 echo, answered")])
 def test_what_took_a_packet_is_seen(name: str, detail: str) -> None:

@@ -19,7 +19,7 @@ from tracer.capture.pcapng import CUSTOM, PACKET_FLAGS, PACKET_ID, Block, Malfor
 from tracer.capture.plain import from_json, members, typed
 from tracer.errors import UserError
 from tracer.model.frame import ETHERNET_BYTES
-from tracer.model.layout import PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Place
+from tracer.model.layout import PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Function, Place
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
@@ -27,7 +27,8 @@ BATCH_EVENTS = 1 << 18
 STACKS = 1 << 12  # stacks that are remembered
 SHAPES, ALIKE = 1 << 10, 7  # of blocks, for one size
 PART_COST = 64  # bytes that a part takes, however short
-_PLACES, _HOOKS, _PADDING = len(Place), len(HOOKS), bytes(6)
+_PADDING = bytes(6)
+_KINDS = tuple(len(Function if place is Place.FUNCTION else HOOKS) for place in Place)  # what `hook` may be there
 _OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
 _LAST = bytes(4)  # behind options
 _TIME = struct.Struct("=12xIII").unpack_from  # high, low, and the number of captured bytes, of a packet's block
@@ -196,7 +197,7 @@ class Reader:
         if stack is None:
             stack = self._stack(numbers, count)
         event = tuple.__new__(Event, (*head, packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0"), _PADDING, stack, tuples))
-        if not (event.place < _PLACES and event.hook < _HOOKS and event.captured <= PACKET_BYTES
+        if not (event.place < len(_KINDS) and event.hook < _KINDS[event.place] and event.captured <= PACKET_BYTES
                 and count <= STACK_DEPTH and (not tuples or len(tuples) == TUPLES.size)):
             raise ValueError("an event that no kernel has")
         if len(self._events) == BATCH_EVENTS:

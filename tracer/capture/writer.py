@@ -29,7 +29,7 @@ PART_BYTES = pcapng.OPTION_BYTES - len(layout.PREFIX) - 1
 STAGES: Mapping[int, str] = {Place.QUEUE: "egress", Place.RECEIVE: "ingress", Place.DROP: "drop", Place.CONSUME: "end"}
 FUNCTIONS: Mapping[int, str] = {
     Function.FORWARD: "l2_forward", Function.FLOOD: "l2_flood", Function.LOCAL: "l2_local", Function.SOCKET: "deliver",
-    Function.PROTOCOL: "deliver"}
+    Function.PROTOCOL: "deliver", Function.NEIGHBOR: "neighbor"}
 INBOUND, OUTBOUND = 1, 2
 DIRECTION: Mapping[int, int] = {Place.QUEUE: OUTBOUND, Place.RECEIVE: INBOUND}
 NUMBERS = 1 << 16  # journeys whose number is remembered

@@ -574,7 +574,7 @@ def _waits(case: Case) -> bool:
     """It never left the place where its next hop's MAC address was looked up."""
     end, last = case.journey.end, case.last
     if end.result is Result.UNKNOWN:
-        stages = (Stage.POSTROUTING, Stage.OUTPUT, Stage.ROUTE)
+        stages = (Stage.POSTROUTING, Stage.OUTPUT, Stage.ROUTE, Stage.NEIGHBOR)
         return bool(case.silent and last and last.stage in stages and not end.function)
     return case.by("NEIGH_FAILED", "NEIGH_QUEUEFULL", functions=(
         "neigh_invalidate", "neigh_timer_handler", "arp_error_report", "ndisc_error_report", "__neigh_event_send",

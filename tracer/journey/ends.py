@@ -128,8 +128,11 @@ def conclude(events: list[Event], begun: int, hops: list[Hop], topology: Topolog
     if last.place == Place.CONSUME:
         said = f"freed by {where or 'an unknown function'}() without being called a drop"
         return End(Result.UNKNOWN, node, device, stage, detail=said, t_ns=took, function=where)
-    waits = last.place == Place.HOOK and stage is Stage.POSTROUTING
-    said = "no device had it yet: so the kernel holds a packet while it asks for the next hop's MAC" if waits else ""
+    said = ""
+    if stage is Stage.NEIGHBOR:
+        said = "it was waiting for the next hop's MAC"
+    elif last.place == Place.HOOK and stage is Stage.POSTROUTING:
+        said = "no device had it yet: so the kernel holds a packet while it asks for the next hop's MAC"
     return End(Result.UNKNOWN, node, device, stage, detail=said)
 
 

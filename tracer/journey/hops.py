@@ -17,6 +17,7 @@ from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, LinkKey, Namespace, Topology
 
 NOTHING = Rewrite()
+NUD_VALID = 0xDE  # include/net/neighbour.h: the states in which a neighbour has a MAC
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 # enum ip_conntrack_info, in the words of iptables' --ctstate
 CONNTRACK = {0: "ESTABLISHED", 1: "RELATED", 2: "NEW", 3: "ESTABLISHED", 4: "RELATED", 7: "UNTRACKED"}
@@ -73,6 +74,8 @@ class HopReader:
                 bridge = self._topology.bridge(event.netns, event.ifindex)
                 if bridge:
                     self._local(event, bridge)
+            elif (event.place, event.hook) == (Place.FUNCTION, Function.NEIGHBOR):
+                self._neighbor(event)
             elif event.place == Place.HOOK:
                 group = [event]
                 while at < len(events) and _same_hook(events[at], group[-1]):
@@ -149,7 +152,8 @@ class HopReader:
             if before.stage is Stage.EGRESS and (before.netns, before.ifindex) == (event.netns, bridge.ifindex):
                 at -= 1  # as in _queue(), after the MAC was asked for
                 del self._hops[at]
-            if at and self._hops[at - 1].stage is Stage.ROUTE and self._hops[at - 1].netns == event.netns:
+            asked = next((hop for hop in reversed(self._hops[:at]) if hop.stage is not Stage.NEIGHBOR), None)
+            if asked and asked.stage is Stage.ROUTE and asked.netns == event.netns:
                 words += "; br_netfilter's NAT gave it that MAC, so it stays on the bridge"
         if from_a_port and _unfiltered(self._topology.namespaces.get(event.netns), event.protocol):
             words += "; br_netfilter is not loaded: iptables does not see bridged packets"
@@ -204,6 +208,13 @@ class HopReader:
         self._hops.append(Hop(event.time - self._start, netns, self._topology.node(netns), None if local else device,
                               None if local else event.ifindex or None, Stage.ROUTE, route=route,
                               detail=sentence(route, lookup)))
+
+    def _neighbor(self, event: Event) -> None:
+        if event.slot & NUD_VALID:
+            return  # it goes on at once
+        route = next((hop.route for hop in reversed(self._hops) if hop.route and hop.netns == event.netns), None)
+        to = route and (route.gateway or decode(event.protocol, event.packet[:event.captured]).dst)
+        self._add(event, Stage.NEIGHBOR, f"waits: the MAC of {to or 'its next hop'} is not known")
 
     def _hook(self, group: list[Event]) -> None:
         first, last = group[0], group[-1]

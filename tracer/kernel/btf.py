@@ -22,6 +22,7 @@ MEMBERS = {
     "sk_buff": ("dev", "len", "data_len", "head", "data", "network_header", "mac_header", "protocol", "_nfct", "vlan_proto",
                 "vlan_tci", "vlan_all", "__pkt_vlan_present_offset"),
     "net_device": ("ifindex", "name", "nd_net", "priv_flags"),
+    "neighbour": ("nud_state",),
     "nf_conn": ("tuplehash",),
     "nf_hook_state": ("hook", "pf", "in", "out", "net"),
     "bpf_nf_ctx": ("state", "skb"),

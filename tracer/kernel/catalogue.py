@@ -47,7 +47,8 @@ TRACEPOINT_WAYS = (Mechanism.CAST_TRACEPOINT, Mechanism.TYPED_TRACEPOINT, Mechan
 # address is in each chain's hook, so that no compiler may drop it, rename it (.isra, .constprop) or change its arguments.
 FUNCTION_WAYS = (Mechanism.FENTRY, Mechanism.KPROBE)
 
-HOOKED, BRIDGE, DELIVERY = "netfilter's hooks and tables", "a bridge's decision", "local delivery"
+HOOKED, BRIDGE, DELIVERY, NEIGHBOR = (
+    "netfilter's hooks and tables", "a bridge's decision", "local delivery", "waiting for a MAC")
 SKB, SOCKET = ("sk_buff",), ("sock", "sk_buff")
 
 CATALOGUE = (
@@ -73,6 +74,8 @@ CATALOGUE = (
           transport="tcp"),
     Probe("icmpv6_rcv", DELIVERY, "on_function", Function.PROTOCOL, FUNCTION_WAYS, version=6, takes=SKB,
           transport="icmp"),
+    Probe("neigh_resolve_output", NEIGHBOR, "on_function", Function.NEIGHBOR, FUNCTION_WAYS,
+          takes=("neighbour", "sk_buff")),
 )
 
 

@@ -23,6 +23,7 @@ class Function(IntEnum):
     SOCKET = 2
     LOCAL = 3
     PROTOCOL = 4
+    NEIGHBOR = 5
 
 
 PACKET_BYTES = 96
