@@ -29,9 +29,10 @@ class Output:
         return found[0]
 
     def way(self, journey: Row) -> list[str]:
-        """`node device stage role` of each hop; a veth port of the host is `veth>NODE` by what it leads to."""
+        """`node device stage role` of each hop; a veth port of the host is `veth>NODE` by what it leads to. Without the
+        waiting for a MAC, which a cache decides and not every kernel shows."""
         return [" ".join(filter(None, (hop["node"], self._device(hop), hop["stage"], hop["role"])))
-                for hop in journey["hops"]]
+                for hop in journey["hops"] if hop["stage"] != "neighbor"]
 
     def _device(self, hop: Row) -> str:
         name = hop["device"] or "-"
