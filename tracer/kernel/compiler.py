@@ -45,7 +45,7 @@ def compile_program(btf: Btf, flags: tuple[str, ...], expression: str = "") -> P
             # BCC's own prologue is full of warnings; errors go to file descriptor 2, straight to the user: collecting them
             # would lose them where BCC dies of a half-parsed source, as 0.26 does
             text = _source("probes.c").replace(EXPRESSION_MARK, expression)
-            return _Bcc(bcc.BPF(text=text.encode(), cflags=["-Wno-everything", *flags]))
+            return _Bcc(bcc.BPF(text=text.encode(), cflags=["-Wno-everything", "-fcf-protection=none", *flags]))
         except Exception as error:
             raise UserError("The BPF programs did not compile on this kernel; please report this, with what clang wrote "
                             f"above ({error}).") from None
