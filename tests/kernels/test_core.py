@@ -46,7 +46,7 @@ def run(commands: str, check: bool = True) -> None:
 def neighbors(lab: None) -> None:
     """So that who sends knows the MACs: a packet that waits for one begins later."""
     for node, address in (("c1", "172.17.0.3"), ("c1", "172.17.0.1"), ("host", "172.17.0.2"), ("c1", OUTSIDE),
-                          ("c1", "fd00:17::3")):
+                          ("c2", "172.17.0.1"), ("c1", "fd00:17::3")):
         assert answers(LAB + node, address), f"{address} does not answer {node}"
 
 
