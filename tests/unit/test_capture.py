@@ -39,7 +39,7 @@ def read(path: Path) -> tuple[list[Item], str | None]:
 
 
 @pytest.mark.parametrize("name", ["one_bridge", "gateway", "isolated", "outside", "arp", "one_bridge_v6", "fragments",
-                                  "published", "itself", "nobody", "probed", "probed_host", "probed_udp"])
+                                  "published", "itself", "nobody", "probed", "probed_host", "probed_udp", "probed_waiting"])
 def test_what_is_read_is_what_was_written(name: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / "run.pcapng", items(name))) == (items(name), None)
 

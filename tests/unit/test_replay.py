@@ -25,7 +25,7 @@ from tracer.render.text import TextRenderer
 
 BLOCKED = ("bcc", "pyroute2", "scapy", "tracer.kernel", "tracer.topology", "tracer.traffic")
 RUNS = ["one_bridge", "gateway", "isolated", "outside", "arp", "one_bridge_v6", "fragments", "published", "itself",
-        "nobody", "ttl", "probed", "probed_udp"]
+        "nobody", "ttl", "probed", "probed_udp", "probed_nobody"]
 
 
 @pytest.mark.parametrize("verbose", [False, True])
