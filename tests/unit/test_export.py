@@ -73,6 +73,11 @@ def test_a_sequence_diagram(path: str, capsys: Out) -> None:
     assert "no such journey" in err(capsys, "export", path, "--to", "mermaid", "--journey", "999")
 
 
+def test_a_sequence_diagram_of_a_packet_that_waits(tmp_path: Path, capsys: Out) -> None:
+    path = str(write(tmp_path / "run.pcapng", items("probed_waiting")))
+    assert "Note over p0: waits: the MAC of 172.17.0.3 is not known" in said(capsys, "export", path, "--to", "mermaid")
+
+
 def err(capsys: Out, *arguments: str) -> str:
     assert main(list(arguments)) == ExitStatus.ERROR
     out, said = capsys.readouterr()

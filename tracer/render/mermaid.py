@@ -43,7 +43,7 @@ def _headers(journey: Journey, hop: Hop) -> str:
 
 def _said(hop: Hop) -> list[str]:
     said = []
-    if hop.stage in (Stage.L2_FORWARD, Stage.L2_FLOOD, Stage.L2_LOCAL):
+    if hop.stage in (Stage.L2_FORWARD, Stage.L2_FLOOD, Stage.L2_LOCAL, Stage.NEIGHBOR):
         said.append(hop.detail)
     if hop.route:
         said.append(f"route: {hop.detail}")
