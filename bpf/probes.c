@@ -180,7 +180,8 @@ static __always_inline void function_event(u64 *ctx, u32 kind, struct sk_buff *s
   bool bridge = kind == FUNCTION_FORWARD || kind == FUNCTION_FLOOD || kind == FUNCTION_LOCAL;
   u8 first = 0;
   const u8 *l3 = get_l3(skb);
-  u64 journey = get_journey(skb, l3, is_active(), !bridge || kind == FUNCTION_FORWARD, &first);
+  bool may_begin = kind != FUNCTION_FLOOD && kind != FUNCTION_LOCAL && kind != FUNCTION_NEIGHBOR;
+  u64 journey = get_journey(skb, l3, is_active(), may_begin, &first);
   if (!journey)
     return;
   struct event *e = new_event(skb, l3, journey, PLACE_FUNCTION);

@@ -81,8 +81,8 @@ def test_a_bridge_that_does_not_know_the_mac_floods(dnettrace: Dnettrace) -> Non
 
 
 def test_a_packet_that_waits_for_a_mac_is_seen(dnettrace: Dnettrace) -> None:
-    # of both: else c2 asks again for c1, which learns from that
-    run("{c1} ip neigh flush to 172.17.0.3; {c2} ip neigh flush to 172.17.0.2")
+    # c2's first: else it asks once more for c1, which learns from that
+    run("{c2} ip neigh flush to 172.17.0.2; {c1} ip neigh flush to 172.17.0.3")
     hops = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json")).only("request")["hops"]
     (at,) = [at for at, hop in enumerate(hops) if hop["stage"] == "neighbor"]
     assert hops[at]["detail"] == "waits: the MAC of 172.17.0.3 is not known"
