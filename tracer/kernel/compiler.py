@@ -43,7 +43,8 @@ def compile_program(btf: Btf, flags: tuple[str, ...], expression: str = "") -> P
         write_headers(btf, Path(root))
         try:
             # BCC's own prologue is full of warnings; errors go to file descriptor 2, straight to the user: collecting them
-            # would lose them where BCC dies of a half-parsed source, as 0.26 does
+            # would lose them where BCC dies of a half-parsed source, as 0.26 does. Debian 13's BCC asks for cf-protection,
+            # which is x86's alone, and clang refuses it for another processor
             text = _source("probes.c").replace(EXPRESSION_MARK, expression)
             return _Bcc(bcc.BPF(text=text.encode(), cflags=["-Wno-everything", "-fcf-protection=none", *flags]))
         except Exception as error:
