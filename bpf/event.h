@@ -39,7 +39,7 @@ struct event {
   u64 journey;         /* given at first sight, follows the skb through every rewrite */
   u64 caller;          /* at PLACE_DROP who freed it; at PLACE_CONSUME 0; elsewhere the running task */
   u64 conntrack;       /* struct nf_conn, 0 without an entry */
-  u32 netns;           /* inode */
+  u64 netns;           /* inode, and above it the lower half of the cookie: an inode is given again, a cookie is not */
   u32 ifindex;         /* skb->dev; at a hook, the device that the packet came by, or goes by where there is no other */
   u32 out_ifindex;     /* at a hook: the device it goes by; 0 where not decided */
   u32 length;          /* skb->len at this place: with the Ethernet header at PLACE_QUEUE */
@@ -57,7 +57,7 @@ struct event {
   u8 ethernet[14];     /* at a device, in a bridge, and at the end where it still has one; zero at hooks */
   u8 name[NAME_BYTES]; /* of ifindex */
   u8 packet[PACKET_BYTES];
-  u8 padding[6];
+  u8 padding[2];
 };
 
 /* What follows an event whose depth is not 0. */

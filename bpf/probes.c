@@ -133,7 +133,7 @@ static __always_inline void hook_event(struct sk_buff *skb, struct nf_hook_state
   e->family = LOAD(state, pf);
   e->slot = slot;
   set_device(e, in ? in : out);
-  e->netns = LOAD(LOAD(state, net), ns.inum);
+  e->netns = get_number(LOAD(state, net));
   if (out)
     e->out_ifindex = LOAD(out, ifindex);
   set_tuples((struct tuples *)(e + 1), e->conntrack);

@@ -119,4 +119,13 @@ static __always_inline u64 get_identity(const struct headers *h, u16 protocol) {
   return identity | (u64)*(u16 *)&h->l4[0] << 24 | (u64)*(u16 *)&h->l4[6] << 8;
 }
 
-static __always_inline u32 get_netns(struct net_device *dev) { return LOAD(LOAD(dev, nd_net.net), ns.inum); }
+/* What tracer/topology/netns.py calls a namespace's number. */
+static __always_inline u64 get_number(struct net *net) {
+#if defined(HAVE_net_net_cookie) && defined(NETNS_COOKIES)
+  return LOAD(net, net_cookie) << 32 | LOAD(net, ns.inum);
+#else
+  return LOAD(net, ns.inum);
+#endif
+}
+
+static __always_inline u64 get_netns(struct net_device *dev) { return get_number(LOAD(dev, nd_net.net)); }

@@ -24,7 +24,8 @@ from tracer.kernel.probes import with_cast
 from tracer.kernel.ring import map_counters
 from tracer.model.classic import Program, matches
 from tracer.model.pcap import compile_expression
-from tracer.topology.netns import in_namespace, inode
+from tracer.model.topology import inode
+from tracer.topology.netns import identify, in_namespace
 
 NAME = f"dnt{os.getpid()}-expression"
 PATH = str(NETNS / NAME)
@@ -92,7 +93,7 @@ int on_{slot}(u64 *ctx) {{ return note_{slot}(ctx); }}""")
             bytes_id = types.id(BYTES_STRUCT, btf.STRUCT)
             flags = {"cast": ("-DTYPED", f"-DBYTES_ID={bytes_id}"), "typed": ("-DTYPED",), "raw": ()}[way]
             program = _compile("\n".join(text), types, (
-                f"-DNETNS={inode(PATH)}U", f"-DCOUNT={2 * self._count + 2}", "-DTRANSPORT_AT=9", *flags))
+                f"-DNETNS={inode(identify(PATH))}U", f"-DCOUNT={2 * self._count + 2}", "-DTRANSPORT_AT=9", *flags))
             stack.callback(program.close)
             self._counters = map_counters(program.map_fd("matched"))
             function = types.id("bpf_rdonly_cast", btf.FUNC)

@@ -191,7 +191,7 @@ def test_without_the_tool_the_reason_is_said(trace: Trace, tmp_path: Path, monke
     counters.watch(namespace)
     counters.before(1)
     monkeypatch.setattr(legacy, "_tool", lambda name, legacy: None)
-    assert counters.after(1)[namespace.inode].unknown == "iptables-legacy-save is not installed, which reads its counters"
+    assert counters.after(1)[namespace.netns].unknown == "iptables-legacy-save is not installed, which reads its counters"
 
 
 def test_rules_that_change_meanwhile(trace: Trace) -> None:
@@ -201,4 +201,4 @@ def test_rules_that_change_meanwhile(trace: Trace) -> None:
     counters.watch(namespace)
     counters.before(1)
     legacy_rules("-I FORWARD -p udp -j DROP")
-    assert counters.after(1)[namespace.inode].unknown == "its rules changed meanwhile"
+    assert counters.after(1)[namespace.netns].unknown == "its rules changed meanwhile"

@@ -350,7 +350,7 @@ def test_where_legacy_tables_would_log_the_packets_they_are_not_traced(network: 
     with RuleTracer(*selected(OURS)) as tracer:
         tracer.watch(legacy)
         assert tracer.untraced == {
-            host.inode: f"iptables-legacy would write each traced packet to the log of {known[0]}"}
+            host.netns: f"iptables-legacy would write each traced packet to the log of {known[0]}"}
     inside(str(NETNS / HOST), "sh", "-c", f"echo NONE > {logger}")
     with RuleTracer(*selected(OURS)) as tracer:
         tracer.watch(legacy)

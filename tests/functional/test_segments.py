@@ -16,7 +16,7 @@ from tracer.kernel.probes import Probes
 from tracer.model.journey import Result
 from tracer.model.selection import Selection
 from tracer.topology.host import Host
-from tracer.topology.netns import in_namespace, inode
+from tracer.topology.netns import identify, in_namespace
 
 TOKEN = 41024 // 64 * 64
 SIOCETHTOOL, ETHTOOL_STSO = 0x8946, 0x1F  # linux/sockios.h, linux/ethtool.h
@@ -50,7 +50,7 @@ def test_segments_are_parts_of_one_journey(engine: Engine, monkeypatch: pytest.M
             accepted, _peer = taken.accept()
             host = in_namespace(engine.host_netns, lambda: Host.here(engine.env()))
             host.find("c1")
-            topology = host.topology([inode(engine.wan_netns)])
+            topology = host.topology([identify(engine.wan_netns)])
             selection = Selection(4, "tcp", TOKEN, (source, goal), goal, port, source)
             with accepted, Probes(selection) as probes:
                 for namespace in topology.namespaces.values():

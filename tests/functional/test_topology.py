@@ -19,7 +19,7 @@ from tracer.model.topology import BaseChain, BridgePort, LinkKey, Published
 from tracer.topology import lab
 from tracer.topology.engine import find_engine
 from tracer.topology.host import Host
-from tracer.topology.netns import NAMED, in_namespace, inode, named
+from tracer.topology.netns import NAMED, here, identify, in_namespace, named
 from tracer.topology.snapshot import read_namespace, route_get
 
 
@@ -51,8 +51,8 @@ def at(engine: Engine) -> Host:
 
 def test_inside_a_namespace_and_back(small: Host) -> None:
     path = lab.path("c1")
-    assert in_namespace(path, lambda: os.stat("/proc/thread-self/ns/net").st_ino) == inode(path)
-    assert os.stat("/proc/thread-self/ns/net").st_ino == inode(f"/proc/{os.getpid()}/ns/net")
+    assert in_namespace(path, here) == identify(path)
+    assert here() == identify(f"/proc/{os.getpid()}/ns/net") != identify(path)
     with pytest.raises(ZeroDivisionError):
         in_namespace(path, lambda: 1 // 0)
     with pytest.raises(FileNotFoundError):
@@ -84,7 +84,7 @@ def test_a_snapshot_of_the_labs_host(small: Host) -> None:
     assert docker0 is not None
     assert docker0.kind == "bridge"
     assert {str(i) for i in docker0.addresses} >= {"172.17.0.1/16", "fd00:17::1/64"}
-    ports = {topology.peer(host.inode, link.ifindex) for link in host.links.values() if link.master == docker0.ifindex}
+    ports = {topology.peer(host.netns, link.ifindex) for link in host.links.values() if link.master == docker0.ifindex}
     assert ports == {("c1", "eth0"), ("c2", "eth0")}
     c1 = next(n for n in topology.namespaces.values() if n.name == "c1")
     eth0 = c1.by_name("eth0")
@@ -92,8 +92,8 @@ def test_a_snapshot_of_the_labs_host(small: Host) -> None:
     assert eth0.mac == "02:42:ac:11:00:02"
     port = eth0.peer
     assert port is not None
-    assert host.links[port.ifindex].peer == LinkKey(c1.inode, eth0.ifindex)
-    assert topology.bridge(host.inode, port.ifindex) == docker0
+    assert host.links[port.ifindex].peer == LinkKey(c1.netns, eth0.ifindex)
+    assert topology.bridge(host.netns, port.ifindex) == docker0
     learned = [entry for entry in host.fdb if entry.mac == eth0.mac]
     assert [(e.bridge, e.port, e.local) for e in learned] == [(docker0.ifindex, port.ifindex, False)]
     assert any(e.local and e.port == docker0.ifindex for e in host.fdb)
@@ -146,7 +146,7 @@ def test_pairs_within_one_namespace_and_next_hops(small: Host) -> None:
     a, b = namespace.by_name("va"), namespace.by_name("vb")
     assert a is not None
     assert b is not None
-    assert a.peer == LinkKey(namespace.inode, b.ifindex)
+    assert a.peer == LinkKey(namespace.netns, b.ifindex)
     eth0 = namespace.by_name("eth0")
     assert eth0 is not None
     assert eth0.peer is None  # its other end is in a namespace that the caller does not know
@@ -369,7 +369,7 @@ def test_a_container_that_starts_later_gets_its_name(docker: Engine) -> None:
     host = at(docker)
     host.find("c1")
     docker.run("late")
-    number = inode(f"/proc/{docker.pid('late')}/ns/net")
+    number = identify(f"/proc/{docker.pid('late')}/ns/net")
     assert number not in host.directory.names
     assert host.refresh(number)
     topology = host.topology(extra=[number])

@@ -129,7 +129,7 @@ def record_networks() -> None:
     with private_engine() as engine, every_kind(engine):
         host = Host(engine.host_netns, find_engine({"DOCKER_HOST": engine.docker_host}), netns.named)
         topology = host.everything()
-        ours = {space.inode: space for space in View(topology).spaces}
+        ours = {space.netns: space for space in View(topology).spaces}
         topology = replace(topology, namespaces=ours, names={n: name for n, name in topology.names.items() if n in ours})
         save("networks", Network(topology, [read_ruleset(space) for space in View(topology).spaces], {engine.name: "test"}))
 

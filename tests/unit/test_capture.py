@@ -69,10 +69,10 @@ def test_every_type_of_a_run_has_its_json() -> None:
     walk(Item)
 
 
-def test_the_event_of_version_1() -> None:
+def test_the_event_of_version_2() -> None:
     """Files depend on it: when it changes, the version and a converter come with it, and a sample stays in the tests."""
-    assert layout.VERSION == 1
-    assert EVENT.format == "=QQQQQIIIIIIHHHBBBBBB14s16s96s6s"
+    assert layout.VERSION == 2
+    assert EVENT.format == "=QQQQQQIIIIIHHHBBBBBB14s16s96s2s"
 
 
 def test_a_file_that_is_cut_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ def test_a_newer_file_is_refused_by_name(tmp_path: Path) -> None:
     mark = layout.PREFIX + bytes((layout.FORMAT,))
     data = path.read_bytes()
     assert data.count(mark) == 1
-    path.write_bytes(data.replace(mark + struct.pack("=I", 1), mark + struct.pack("=I", 7)))
-    with pytest.raises(UserError, match=r"run\.pcapng was written by a newer dnettrace \(format 7; this one reads up to 1"):
+    path.write_bytes(data.replace(mark + struct.pack("=I", 2), mark + struct.pack("=I", 7)))
+    with pytest.raises(UserError, match=r"run\.pcapng was written by a newer dnettrace \(format 7; this one reads up to 2"):
         read(path)
 
 
@@ -239,11 +239,11 @@ def test_the_live_sample_of_version_1() -> None:
 def test_an_older_version_goes_through_its_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "run.pcapng", items())
 
-    def second(name: str, members: Any) -> tuple[str, Any]:
+    def third(name: str, members: Any) -> tuple[str, Any]:
         return name, members | {"timeout": 9.0} if name == "Begin" else members
 
-    monkeypatch.setattr(layout, "VERSION", 2)
-    monkeypatch.setattr(layout, "CONVERTERS", {1: second})
+    monkeypatch.setattr(layout, "VERSION", 3)
+    monkeypatch.setattr(layout, "CONVERTERS", {**layout.CONVERTERS, 2: third})
     begin = read(path)[0][0]
     assert isinstance(begin, Begin) and begin.timeout == 9.0
 

@@ -57,7 +57,7 @@ class Ring:
 
 def normal(event: Event) -> Event:
     """As the kernel has it: the stack's depth in the event, and only hooks with tuples."""
-    return event._replace(depth=0 if event.place == Place.HOOK else len(event.stack), padding=bytes(6),
+    return event._replace(depth=0 if event.place == Place.HOOK else len(event.stack), padding=bytes(2),
                           tuples=event.tuples.ljust(TUPLES.size, b"\0") if event.place == Place.HOOK else b"")
 
 

@@ -57,12 +57,12 @@ class Run:
         return next(j for j in self.journeys if j.kind == self.kind and j.seq == 1)
 
     def space(self, name: str) -> Namespace:
-        return next(n for n in self.topology.namespaces.values() if self.topology.node(n.inode) == name)
+        return next(n for n in self.topology.namespaces.values() if self.topology.node(n.netns) == name)
 
     def read(self, name: str, **changes: Any) -> Run:
         """What was read of this namespace is different."""
         changed = replace(self.space(name), **changes)
-        self.topology = replace(self.topology, namespaces={**self.topology.namespaces, changed.inode: changed})
+        self.topology = replace(self.topology, namespaces={**self.topology.namespaces, changed.netns: changed})
         return self
 
     def engine(self, **changes: Any) -> Run:

@@ -20,4 +20,4 @@ def test_there_is_no_padding() -> None:
     assert EVENT.size % 8 == 0
     assert STACK.size == 8 * STACK_DEPTH
     event = Event(*EVENT.unpack(bytes(EVENT.size)))
-    assert (len(event.name), len(event.packet), len(event.padding)) == (NAME_BYTES, PACKET_BYTES, 6)
+    assert (len(event.name), len(event.packet), len(event.padding)) == (NAME_BYTES, PACKET_BYTES, 2)

@@ -26,7 +26,7 @@ HOST = WHOLE.namespaces[WHOLE.host]
 def way(start: str, goal: str, topology: Topology = WHOLE, rules: Ruleset | None = None, proto: str | None = None,
         port: int | None = None) -> Journey:
     rulesets = READ if rules is None else READ | {rules.netns: rules}
-    return expected(topology, lambda one: rulesets[one.inode], Trip(space(topology, start), ip_address(goal), proto, port))
+    return expected(topology, lambda one: rulesets[one.netns], Trip(space(topology, start), ip_address(goal), proto, port))
 
 
 def why(start: str = "c1", goal: str = "172.17.0.3", topology: Topology = WHOLE, rules: Ruleset | None = None,

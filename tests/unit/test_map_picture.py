@@ -94,7 +94,7 @@ def test_a_veth_on_no_bridge() -> None:
 
 def test_a_container_that_was_not_read() -> None:
     whole = network().topology
-    inode = next(n.inode for n in whole.namespaces.values() if whole.node(n.inode) == "c1")
+    inode = next(n.netns for n in whole.namespaces.values() if whole.node(n.netns) == "c1")
     topology = replace(whole, namespaces={n: s for n, s in whole.namespaces.items() if n != inode})
     port = bridge(draw(topology=topology), "docker0").ports[-1]
     assert port.guest

@@ -31,7 +31,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def hostile() -> Topology:
     """Names that hold what each format might take for its own."""
     whole = network().topology
-    inode = next(n.inode for n in whole.namespaces.values() if whole.node(n.inode) == "c1")
+    inode = next(n.netns for n in whole.namespaces.values() if whole.node(n.netns) == "c1")
     containers = tuple(replace(c, name=EVIL) if c.name in ("c1", "c5") else c for c in whole.containers)
     networks = tuple(replace(n, name=EVIL) if n.name == "bridge" else n for n in whole.networks)
     topology = replace(whole, containers=containers, networks=networks, names={**whole.names, inode: EVIL})

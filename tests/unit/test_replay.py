@@ -81,7 +81,7 @@ def test_names_of_others_are_shown_and_not_run(tmp_path: Path, capsys: pytest.Ca
 def test_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(write(tmp_path / "run.pcapng", every_kind()))]) == ExitStatus.OK
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace("not observed", "unseen").splitlines())
-    assert said["what"].startswith("dnettrace trace, format 1, by dnettrace 0.1.0, ")
+    assert said["what"].startswith("dnettrace trace, format 2, by dnettrace 0.1.0, ")
     assert (said["run"], said["lost"], said["unseen"]) == (
         "icmp from c1 (172.17.0.2) to c2 (172.17.0.3), 3 sent",
         "3 events; under load down to 25.00% of the packets were followed, whole", "netfilter (no links)")

@@ -13,10 +13,11 @@ import pytest
 
 from tracer.errors import UserError
 from tracer.model.topology import Container, EngineNetwork
+from tracer.topology import netns
 from tracer.topology.directory import Claim, Directory
 from tracer.topology.engine import Engine, EngineError
 
-HERE = os.stat("/proc/self/ns/net").st_ino
+HERE = netns.here()
 
 
 def container(name: str, identity: str, mode: str = "bridge", pid: int = 0, state: str = "running") -> Container:

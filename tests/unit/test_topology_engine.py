@@ -254,7 +254,7 @@ def test_events() -> None:
         for byte in b"HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\n\r\n" + ROWS:
             theirs.sendall(bytes([byte]))
             found += events.read()
-        assert found == [EngineEvent("container", "rename", "aa", "old"), EngineEvent("network", "connect", "aa")]
+        assert found == [EngineEvent("container", "rename", "aa", "new", "old"), EngineEvent("network", "connect", "aa")]
     with pytest.raises(EngineError, match="it ended"):
         events.read()
     events.close()

@@ -1,40 +1,40 @@
-"""The network as it was at a time: whose an inode was, and what a device led to."""
+"""The network as it was at a time, and what tells one namespace from the next."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
 
-from tracer.model.topology import Ended, FormerLink, Link, LinkKey, Namespace, Topology
+from tracer.model.topology import FormerLink, Link, LinkKey, Namespace, Topology, inode, netns_number
 
-HOST, INODE = 1, 2
+HOST, INODE = 1, 4026532001
+FIRST, SECOND, THIRD = (netns_number(cookie, INODE) for cookie in (7, 8, 9))
 
 
-def port(index: int, ifindex: int, master: int | None = 9) -> Link:
-    return Link(index, f"v{index}", "veth", None, 1500, True, False, master, LinkKey(INODE, ifindex))
+def port(index: int, netns: int, ifindex: int, master: int | None = 9) -> Link:
+    return Link(index, f"v{index}", "veth", None, 1500, True, False, master, LinkKey(netns, ifindex))
 
 
 def topology() -> Topology:
-    """`first` from 10 to 20, `second` from 30 on, both with the inode; each has a port of the host."""
-    host = Namespace(HOST, "host", "/h", {4: port(4, 3)})
-    second = Namespace(INODE, "second", "/2", {3: replace(port(3, 4), name="eth0")})
-    first = Namespace(INODE, "first", "/1", {2: replace(port(2, 3), name="eth0")})
-    return Topology(HOST, {HOST: host, INODE: second}, {HOST: "host", INODE: "second"},
-                    ended=(Ended(INODE, "first", first, 10, 20, reused=True),),
-                    former=(FormerLink(port(3, 2), 18, gone=False), FormerLink(port(3, 2, None), 19)), since={INODE: 30})
+    """`first` has ended, `second` has its inode; each has a port of the host."""
+    host = Namespace(HOST, "host", "/h", {4: port(4, SECOND, 3)})
+    second = Namespace(SECOND, "second", "/2", {3: replace(port(3, HOST, 4), name="eth0")})
+    first = Namespace(FIRST, "first", "/1", {2: replace(port(2, HOST, 3), name="eth0")})
+    return Topology(HOST, {HOST: host, FIRST: first, SECOND: second}, {HOST: "host", FIRST: "first", SECOND: "second"},
+                    former=(FormerLink(port(3, FIRST, 2), 18, gone=False), FormerLink(port(3, FIRST, 2, None), 19)))
 
 
-def test_an_inode_is_whose_it_was() -> None:
+def test_an_inode_is_not_what_a_namespace_is_known_by() -> None:
     whole = topology()
-    assert [whole.at(when).node(INODE) for when in (5, 10, 20, 21, 29, 30, 99)] == [
-        "netns:2", "first", "first", "netns:2", "netns:2", "second", "second"]
-    assert {when: list(whole.at(when).namespaces[INODE].links) for when in (15, 40)} == {15: [2], 40: [3]}
+    assert [whole.node(number) for number in (FIRST, SECOND, THIRD)] == ["first", "second", f"netns:{INODE}"]
+    assert {inode(number) for number in (FIRST, SECOND, THIRD)} == {INODE}
+    assert netns_number(1 << 32 | 7, INODE) == FIRST
 
 
 def test_a_device_is_what_it_was() -> None:
     whole = topology()
     assert [whole.at(15).link(HOST, 3), whole.at(19).link(HOST, 3), whole.at(20).link(HOST, 3)] == [
-        port(3, 2), port(3, 2, None), None]
+        port(3, FIRST, 2), port(3, FIRST, 2, None), None]
     assert whole.at(15).peer(HOST, 3) == ("first", "eth0")
     assert whole.at(40).peer(HOST, 4) == ("second", "eth0")
 

@@ -41,13 +41,13 @@ def test_an_end_closes_a_track() -> None:
 def test_the_bridge_learns_from_frames_that_were_seen_before() -> None:
     recording = load("one_bridge")
     host = replace(recording.topology.namespaces[recording.topology.host], fdb=())
-    tracks = Tracks(replace(recording.topology, namespaces={**recording.topology.namespaces, host.inode: host}))
+    tracks = Tracks(replace(recording.topology, namespaces={**recording.topology.namespaces, host.netns: host}))
     bridge = host.by_name("docker0")
     assert bridge
     tracks.feed(Batch(recording.events, 0))
     begun, ended = recording.events[0].time, recording.events[-1].time
-    assert tracks.port_of(host.inode, bridge.ifindex, "02:42:ac:11:00:03", begun) is None
-    port = tracks.port_of(host.inode, bridge.ifindex, "02:42:ac:11:00:03", ended)
+    assert tracks.port_of(host.netns, bridge.ifindex, "02:42:ac:11:00:03", begun) is None
+    port = tracks.port_of(host.netns, bridge.ifindex, "02:42:ac:11:00:03", ended)
     assert port and port[1] == "learned" and recording.steady(host.links[port[0]].name) == "veth-c2"
 
 

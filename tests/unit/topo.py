@@ -31,14 +31,14 @@ def source(topology: Topology | None = None, rulesets: Mapping[int, Ruleset] | N
 
 
 def space(topology: Topology, name: str) -> Namespace:
-    return next(n for n in topology.namespaces.values() if topology.node(n.inode) == name)
+    return next(n for n in topology.namespaces.values() if topology.node(n.netns) == name)
 
 
 def changed(name: str, topology: Topology | None = None, **changes: Any) -> Topology:
     """With this namespace otherwise."""
     topology = topology or network().topology
     old = space(topology, name)
-    return replace(topology, namespaces={**topology.namespaces, old.inode: replace(old, **changes)})
+    return replace(topology, namespaces={**topology.namespaces, old.netns: replace(old, **changes)})
 
 
 def relinked(where: str, device: str, topology: Topology | None = None, /, **changes: Any) -> Topology:

@@ -31,7 +31,7 @@ def items(name: str = "one_bridge") -> list[Item]:
                                recording.events[0].time + machine.clock_offset_ns)]
     times = [when for when, _seq in recording.sent] + [recording.events[-1].time + 1]
     for (when, seq), until in zip(recording.sent, times[1:], strict=True):
-        mine = [e._replace(padding=bytes(6)) for e in recording.events if e.time < until and (seq == 1 or e.time >= when)]
+        mine = [e._replace(padding=bytes(2)) for e in recording.events if e.time < until and (seq == 1 or e.time >= when)]
         found += [Sent(seq, when), Batch(mine, 0)]
         if seq in recording.answered:
             found.append(Answer(seq, "", 0.1 + seq / 7))

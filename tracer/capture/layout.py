@@ -27,13 +27,14 @@ from typing import Any
 
 from tracer.model.layout import EVENT
 
-VERSION = 1
+VERSION = 2
 PEN = 32473
 MARK = b"dnt"
 PREFIX = struct.pack("=I", PEN) + MARK  # in the byte order of the section
 
 FORMAT, ITEM, PART, OF_PACKET, WITHOUT_PACKET, SYMBOLS = b"FIiELS"  # the letters' numbers
-EVENT_HEAD = struct.Struct(EVENT.format.removesuffix("96s6s"))  # the packet is the frame's; padding is none of the event's
+EVENT_HEAD = struct.Struct(EVENT.format.removesuffix("96s2s"))  # the packet is the frame's; padding is none of the event's
+OLD_HEADS = {1: struct.Struct("=QQQQQIIIIIIHHHBBBBBB14s16s")}  # of earlier versions: the same members
 FRAME_COUNT = struct.Struct("=H")
 
 ITEM_BYTES = 1 << 24  # of JSON. The largest is the topology: some 5 kB a container
@@ -41,5 +42,18 @@ SYMBOL_COUNT = 1 << 16
 SYMBOL_BYTES = 512  # as the kernel's KSYM_NAME_LEN
 INTERFACE_COUNT = 1 << 16
 
+
+def _to_2(name: str, given: Any) -> tuple[str, Any]:
+    """Version 1 had no cookies: whose the events of an inode are that two namespaces had is not known, so it has no name.
+    Topologies called the number an inode."""
+    topology = given.get("topology") if isinstance(given, dict) else None
+    if isinstance(topology, dict):
+        reused = {end["inode"] for end in topology.get("ended", ()) if end["reused"]}
+        topology["names"] = [pair for pair in topology["names"] if pair[0] not in reused]
+        topology["namespaces"] = [[number, space | {"netns": space["inode"]}] for number, space in topology["namespaces"]
+                                  if number not in reused]
+    return name, given
+
+
 # From a version to the next one: gets an item's name and members, and returns them.
-CONVERTERS: dict[int, Callable[[str, Any], tuple[str, Any]]] = {}
+CONVERTERS: dict[int, Callable[[str, Any], tuple[str, Any]]] = {1: _to_2}

@@ -27,14 +27,13 @@ BATCH_EVENTS = 1 << 18
 STACKS = 1 << 12  # stacks that are remembered
 SHAPES, ALIKE = 1 << 10, 7  # of blocks, for one size
 PART_COST = 64  # bytes that a part takes, however short
-_PADDING = bytes(6)
+_PADDING = bytes(2)
 _KINDS = tuple(len(Function if place is Place.FUNCTION else HOOKS) for place in Place)  # what `hook` may be there
 _OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
 _LAST = bytes(4)  # behind options
 _TIME = struct.Struct("=12xIII").unpack_from  # high, low, and the number of captured bytes, of a packet's block
 _OPTION = struct.Struct("=HH").unpack_from
-_HEAD, _COUNT = layout.EVENT_HEAD.unpack_from, layout.FRAME_COUNT.unpack_from
-_AT = layout.EVENT_HEAD.size + layout.FRAME_COUNT.size
+_COUNT = layout.FRAME_COUNT.unpack_from
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
 
@@ -75,6 +74,7 @@ class Reader:
         self.counts = Counts()
         self.cut: str | None = None
         self.version = layout.VERSION
+        self._head = layout.EVENT_HEAD  # of that version
         self._symbols: list[str] = []
         self._stacks: dict[bytes, tuple[str, ...]] = {}  # by the numbers of their symbols
         self._shapes: dict[tuple[int, int], tuple[Shape, ...]] = {}  # by the sizes of block and packet
@@ -128,6 +128,7 @@ class Reader:
         if self.version > layout.VERSION:
             raise UserError(f"{self._path} was written by a newer dnettrace (format {self.version}; this one reads up to "
                             f"{layout.VERSION}): update dnettrace.")
+        self._head = layout.OLD_HEADS.get(self.version, layout.EVENT_HEAD)
         if first.order != _NATIVE:
             raise UserError(f"{self._path} was written on a machine of the other byte order: replay it there.")
         self._ours = True
@@ -144,7 +145,7 @@ class Reader:
                 if found[1:shape.head] == shape.marks and found[-1] == _LAST:
                     break
             else:
-                new = _shape(buffer[start:start + size], captured)
+                new = _shape(buffer[start:start + size], captured, self._head)
                 if new is None:
                     return False
                 if len(self._shapes) >= SHAPES:
@@ -171,9 +172,9 @@ class Reader:
             return
         for letter, value in found:
             if letter == layout.OF_PACKET:
-                self._add(*_event(value), frame[ETHERNET_BYTES:])
+                self._add(*self._event(value), frame[ETHERNET_BYTES:])
             elif letter == layout.WITHOUT_PACKET:
-                self._add(*_event(value[:-PACKET_BYTES]), value[-PACKET_BYTES:])
+                self._add(*self._event(value[:-PACKET_BYTES]), value[-PACKET_BYTES:])
             elif letter == layout.SYMBOLS:
                 names = value.split(b"\0")[:-1]
                 if len(names) + len(self._symbols) > layout.SYMBOL_COUNT:
@@ -189,6 +190,11 @@ class Reader:
                 self._parts.clear()
                 self._parts_bytes = 0
                 yield self._item(data)
+
+    def _event(self, value: bytes) -> tuple[tuple[Any, ...], int, bytes]:
+        """(members, number of frames, what is behind) of an option."""
+        size = self._head.size
+        return self._head.unpack_from(value), *_COUNT(value, size), value[size + layout.FRAME_COUNT.size:]
 
     def _add(self, head: tuple[Any, ...], count: int, behind: bytes, packet: bytes) -> None:
         """The event of these members, with what stands behind the number of its stack's frames."""
@@ -219,7 +225,10 @@ class Reader:
             case _:
                 raise ValueError("no item")
         for version in range(self.version, layout.VERSION):
-            name, given = layout.CONVERTERS[version](name, given)
+            try:
+                name, given = layout.CONVERTERS[version](name, given)
+            except (LookupError, AttributeError) as error:
+                raise ValueError("an item that its version does not have") from error
         if self._machine is None or self._know is None:
             begin: Begin | LiveBegin = typed(given, LiveBegin if name == "LiveBegin" else Begin)
             self._machine = begin.machine
@@ -248,7 +257,7 @@ class Shape(NamedTuple):
     marks: tuple[bytes, ...]  # kinds and lengths of the options
 
 
-def _shape(block: bytes, captured: int) -> Shape | None:
+def _shape(block: bytes, captured: int, head: struct.Struct) -> Shape | None:
     """None: it has other options than a plain event's."""
     at, end = 28 + captured + (-captured & 3), len(block) - 4
     form = f"=28x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
@@ -258,11 +267,11 @@ def _shape(block: bytes, captured: int) -> Shape | None:
         size = length + (-length & 3)
         if code == CUSTOM:
             start = at + 4 + len(_OF_PACKET)
-            behind = length - len(_OF_PACKET) - _AT
+            behind = length - len(_OF_PACKET) - head.size - layout.FRAME_COUNT.size
             if not block.startswith(_OF_PACKET, at + 4) or behind < 0 or block[at + 4 + size:end] != _LAST:
                 return None
             marks.append(block[at:start])
-            form += f"{start - at}s{layout.EVENT_HEAD.format[1:]}H{behind}s{size - length}x4s"
+            form += f"{start - at}s{head.format[1:]}H{behind}s{size - length}x4s"
             return Shape(struct.Struct(form).unpack_from, 1 + len(marks), tuple(marks))
         if code != PACKET_ID and code != PACKET_FLAGS:
             return None
@@ -270,11 +279,6 @@ def _shape(block: bytes, captured: int) -> Shape | None:
         form += f"4s{size}x"
         at += 4 + size
     return None
-
-
-def _event(value: bytes) -> tuple[tuple[Any, ...], int, bytes]:
-    """(members, number of frames, what is behind) of an option."""
-    return _HEAD(value), *_COUNT(value, layout.EVENT_HEAD.size), value[_AT:]
 
 
 def _custom(options: Iterator[Option]) -> Iterator[tuple[int, bytes]]:

@@ -16,11 +16,11 @@ from tracer.capture import layout, pcapng
 from tracer.capture.comments import Flow, flow_of
 from tracer.capture.writer import DIRECTION, Writer, custom
 from tracer.model.frame import ETHERNET_BYTES, FRAGMENT, ICMP, ICMP_ERRORS, ICMPV6, IPV4, IPV6, TCP, UDP
-from tracer.model.layout import PACKET_BYTES, TUPLES, Event, Place
+from tracer.model.layout import EVENT, PACKET_BYTES, TUPLES, Event, Place
 from tracer.model.probes import Batch
 
 HEAD = layout.EVENT_HEAD.size
-PACKET_AT, TAIL_AT = HEAD, HEAD + PACKET_BYTES + 6  # in a record
+PACKET_AT, TAIL_AT = HEAD, EVENT.size  # in a record
 FLOW_BYTES = 64  # of a packet, with addresses and ports
 FLOWS = 1 << 16  # journeys whose addresses are remembered
 ENDS = (Place.DROP, Place.CONSUME)

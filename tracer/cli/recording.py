@@ -109,7 +109,7 @@ class Recording(Follower):
             if now - swept > POLL_MS / 1000:
                 swept = now
                 self._meet(records)
-                self._play(Sweep(time.monotonic_ns(), heard))
+                self._play(Sweep(self._probes.until, heard))
             if now - shown > STATUS_S:
                 shown = now
                 self._renew()

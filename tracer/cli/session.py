@@ -202,8 +202,7 @@ class Session:
             self._collect(probes, prober, wait_ms)
             self._look_again(probes)
             for waiting, sent in list(self._waiting.items()):
-                now_ns = time.monotonic_ns()
-                done = assembler.settled(waiting, now_ns) or now_ns - sent > self._plan.timeout * 1e9
+                done = assembler.settled(waiting, probes.until) or time.monotonic_ns() - sent > self._plan.timeout * 1e9
                 if done and not self._puzzling():
                     prober.finish(waiting)  # its packets are on their way when this returns
                     self._read(probes, 0)
@@ -213,7 +212,7 @@ class Session:
             if now - last_swept > SWEEP_S:
                 last_swept = now
                 self._play(probes.machine)
-                self._play(Sweep(time.monotonic_ns()))
+                self._play(Sweep(probes.until))
             if not self._waiting and next_send - time.monotonic() > REARM_S:
                 probes.disarm()
 

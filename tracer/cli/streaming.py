@@ -236,7 +236,8 @@ class Stream(Follower):
                 self._know(topology)
             if now - swept > SWEEP_S:
                 swept = now
-                self._play(Sweep(time.monotonic_ns(), heard))
+                watcher.met(self._telling.assembler.fresh())
+                self._play(Sweep(self._probes.until, heard))
             if now - shown > STATUS_S:
                 shown = now
                 self._renew()

@@ -78,11 +78,11 @@ class Source:
         if container and container.network_mode == "host":
             return self.host
         found = view.space_of(container) if container else next(
-            (n for n in self.topology.namespaces.values() if self.topology.node(n.inode) == bare), None)
+            (n for n in self.topology.namespaces.values() if self.topology.node(n.netns) == bare), None)
         if found is None and container:
             raise UserError(f"{word} has no network now ({container.state}): start it with `docker start {word}`.")
         if found is None:
-            names = sorted(self.topology.node(n.inode) for n in view.spaces)
+            names = sorted(self.topology.node(n.netns) for n in view.spaces)
             raise UserError(f'No container or namespace is called "{word}": there are {", ".join(names)}.')
         return found
 
@@ -109,7 +109,7 @@ class Source:
     def expected(self, path: str) -> Journey:
         """The way of a packet by the present tables."""
         self._with_rules()
-        return way(self.topology, lambda space: self._rulesets_of([space])[space.inode], self._trip(path))
+        return way(self.topology, lambda space: self._rulesets_of([space])[space.netns], self._trip(path))
 
     def _rules(self, path: str | None) -> list[Table]:
         self._with_rules()
@@ -133,7 +133,7 @@ class Source:
         from tracer.topology.ruleset import read_ruleset
 
         read = dict(self.rulesets)
-        return read | {space.inode: read_ruleset(space) for space in spaces if space.inode not in read}
+        return read | {space.netns: read_ruleset(space) for space in spaces if space.netns not in read}
 
     def _owners(self, read: list[Ruleset]) -> dict[CountedRule, str]:
         from tracer.journey.owners import owner
@@ -167,8 +167,8 @@ class Source:
             found = sorted((i.ip for _, i in target.addresses(version)), key=lambda a: not any(a in n for n in networks))
             if found and networks:
                 return found[0]
-        raise UserError(f"{self.topology.node(target.inode)} has no IP address that "
-                        f"{self.topology.node(start.inode)} could send to: give one.")
+        raise UserError(f"{self.topology.node(target.netns)} has no IP address that "
+                        f"{self.topology.node(start.netns)} could send to: give one.")
 
 
 def live(*, in_lab: bool) -> Source:
@@ -184,7 +184,7 @@ def live(*, in_lab: bool) -> Source:
     if host is None:
         raise UserError("The host's network cannot be read: run it with sudo.")
     facts = () if in_lab else tuple(_engine(found.directory))
-    return Source(topology, facts=facts, rulesets={host.inode: read_ruleset(host)})
+    return Source(topology, facts=facts, rulesets={host.netns: read_ruleset(host)})
 
 
 def _engine(directory: Directory) -> Iterator[Fact]:

@@ -60,7 +60,7 @@ class Case:
         end, hops = self.journey.end, self.journey.hops
         if hops and (end.node is None or hops[-1].node == end.node):
             return self.topology.namespaces.get(hops[-1].netns)
-        return next((n for n in self.topology.namespaces.values() if self.topology.node(n.inode) == end.node), None)
+        return next((n for n in self.topology.namespaces.values() if self.topology.node(n.netns) == end.node), None)
 
     @property
     def host(self) -> Namespace | None:
@@ -85,11 +85,11 @@ class Case:
         return self.topology.namespaces.get(owner) if owner is not None else None
 
     def reached(self, namespace: Namespace) -> bool:
-        return any(hop.netns == namespace.inode for hop in self.journey.hops)
+        return any(hop.netns == namespace.netns for hop in self.journey.hops)
 
     def name(self, namespace: Namespace) -> str:
         """For a sentence."""
-        return "the host" if namespace.inode == self.topology.host else self.topology.node(namespace.inode)
+        return "the host" if namespace.netns == self.topology.host else self.topology.node(namespace.netns)
 
     def titled(self, namespace: Namespace) -> str:
         """"c1 (network bridge)"."""
@@ -101,7 +101,7 @@ class Case:
         """The command, to be pasted into a shell of the host, that does this in the namespace. `words` stand for its {}:
         names of devices are anybody's choice, and a shell must not read more in them."""
         command = command.format(*map(shlex.quote, words)) if words else command
-        return command if namespace.inode == self.topology.host else f"nsenter --net={shlex.quote(namespace.path)} {command}"
+        return command if namespace.netns == self.topology.host else f"nsenter --net={shlex.quote(namespace.path)} {command}"
 
     # the engine's view -------------------------------------------------------------------------------------------------
 

@@ -437,7 +437,7 @@ def _not_translated(case: Case) -> Found:
     host, packet = case.host, case.journey.packet
     if not (case.request and case.at_host and host and host.has(packet.dst)):
         return None
-    hooks = [h for h in case.journey.hops if h.netns == host.inode and h.stage is Stage.PREROUTING]
+    hooks = [h for h in case.journey.hops if h.netns == host.netns and h.stage is Stage.PREROUTING]
     bridge = host.by_name(case.came_by or "")
     if not hooks or any(h.rewrite for h in hooks):
         return None
@@ -848,7 +848,7 @@ def wrong_mac(case: Case) -> Found:
                 not case.dropped and any(h.stage is Stage.L2_FLOOD for h in case.journey.hops))):
         return None
     source = case.source
-    first = next((h.route for h in case.journey.hops if h.route and source and h.netns == source.inode), None)
+    first = next((h.route for h in case.journey.hops if h.route and source and h.netns == source.netns), None)
     hop = (first.gateway if first else None) or case.packet.dst
     row = next((n for n in source.neighbors if str(n.address) == hop and n.mac), None) if source else None
     device = source.links.get(row.ifindex) if source and row else None
@@ -928,7 +928,7 @@ def question_lost(case: Case) -> Found:
     owner = case.having(case.next_hop)
     for question in case.questions(case.next_hop):
         ways = [question, *_copies(case, question)]
-        if owner and any(hop.netns == owner.inode for way in ways for hop in way.hops):
+        if owner and any(hop.netns == owner.netns for way in ways for hop in way.hops):
             continue
         for way in ways:
             found = causes(replace(case, journey=way)) if way.end.result is Result.DROPPED else ()
@@ -990,7 +990,7 @@ def neighbor_elsewhere(case: Case) -> Found:
     if owner is None or bridge is None or link is None:
         return None
     other = (owner, link) if link.kind == "bridge" else case.bridge_of(owner, link)
-    if other is None or (other[0].inode, other[1].ifindex) == (bridge[0].inode, bridge[1].ifindex):
+    if other is None or (other[0].netns, other[1].ifindex) == (bridge[0].netns, bridge[1].ifindex):
         return None
     return (f"{case.titled(owner)} has {case.next_hop}, but on {other[1].name}, and the question went round on "
             f"{bridge[1].name}: two networks use the same subnet.", _asking(case), _connect(case))
@@ -1001,7 +1001,7 @@ def neighbor_does_not_answer(case: Case) -> Found:
     owner, goal = case.having(case.next_hop), parsed(case.next_hop)
     link = owner.owner_of(goal) if owner and goal else None
     if not _unanswered(case) or owner is None or link is None or not any(
-            h.netns == owner.inode for q in case.questions(case.next_hop) for h in q.hops):
+            h.netns == owner.netns for q in case.questions(case.next_hop) for h in q.hops):
         return None
     names = [f"net.ipv4.conf.{name}.arp_ignore" for name in ("all", _dots(link.name))] if case.version == 4 else []
     read = {name: value for name in names if (value := case.sysctl(owner, name)) not in (None, "0")}
@@ -1163,7 +1163,7 @@ def _private_source(case: Case) -> Found:
     arrived = case.delivered or case.journey.end.result is Result.LEFT
     if not (case.silent and case.request and arrived and host and source and source.is_private) or case.replies:
         return None
-    out = [h for h in case.journey.hops if h.netns == host.inode and h.stage is Stage.EGRESS]
+    out = [h for h in case.journey.hops if h.netns == host.netns and h.stage is Stage.EGRESS]
     device = host.by_name(out[-1].device or "") if out else None
     inside = next((i for link in host.links.values() if link.kind == "bridge" for i in link.addresses
                    if source in i.network), None)
@@ -1270,11 +1270,11 @@ def input_not_met(case: Case) -> Found:
     host = case.host
     if not (case.request and case.delivered and not case.silent and host and host.chains):
         return None
-    translated = [h.rewrite.dst for h in case.journey.hops if h.netns == host.inode and h.stage is Stage.PREROUTING
+    translated = [h.rewrite.dst for h in case.journey.hops if h.netns == host.netns and h.stage is Stage.PREROUTING
                   and h.rewrite and h.rewrite.dst]
     inputs = [c for c in host.chains if c.hook == "input" and c.family in ("inet", "ip" if case.version == 4 else "ip6")
               and c.table != "nat"]
-    if not translated or not inputs or any(h.netns == host.inode and h.stage is Stage.INPUT for h in case.journey.hops):
+    if not translated or not inputs or any(h.netns == host.netns and h.stage is Stage.INPUT for h in case.journey.hops):
         return None
     names = ", ".join(f"{c.table}/{c.name}" for c in inputs)
     before, after = translated[0]
@@ -1290,10 +1290,10 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
     """Why no packet was made. `number`: name of the errno. None for EPERM: the journey tells by which rule."""
     if number == "EPERM":
         return None
-    goal, name = parsed(destination), topology.node(source.inode)
+    goal, name = parsed(destination), topology.node(source.netns)
     row = next(iter(rows(source, goal)), None) if goal else None
     container = next((c for c in topology.containers if c.name == name and c.network_mode != "host"), None)
-    enter = f"nsenter --net={shlex.quote(source.path)} " if source.inode != topology.host else ""
+    enter = f"nsenter --net={shlex.quote(source.path)} " if source.netns != topology.host else ""
     six = "-6 " if goal and goal.version == 6 else ""
     if row and row.kind in ("blackhole", "prohibit", "unreachable"):
         words = f"{row.kind} {_prefix(str(row.destination))}"

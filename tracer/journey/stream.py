@@ -19,6 +19,7 @@ SETTLED_NS = 5_000_000  # from the end that was seen: copies and segments still 
 TAKEN_NS = 200_000_000  # a socket may hold the packet for long: that it was not dropped by then is all that can be said
 NEIGHBOR_NS = 4_000_000_000  # a neighbour's failure takes 3 s
 NAMING_NS = 1_000_000_000  # how long a journey is kept back for the name of what it met
+BEHIND_NS = 5_000_000_000  # the longest, where a busy machine leaves no time to read the network
 REPLIES = (3, 4)  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 
@@ -42,7 +43,7 @@ class Stream(Teller):
     def know(self, topology: Topology) -> None:
         """The network changed, or more of it was read."""
         self._know(topology)
-        self._nameless = {key: met for key, met in self._nameless.items() if not _has_name(key, topology)}
+        self._nameless = {key: met for key, met in self._nameless.items() if not self._has_name(key, topology)}
 
     def take(self, now: int, heard: int | None = None) -> list[Journey]:
         """The journeys that are over by now (CLOCK_MONOTONIC, ns), in the order in which they began. They are told once.
@@ -56,15 +57,18 @@ class Stream(Teller):
         """What just came is known only a moment after its first packet; a namespace that nobody made a name for stays
         without."""
         seen = max(branch.seen for branch in (track, *track.copies))
-        if heard is not None and heard < seen and now - seen < NAMING_NS:
-            return True
+        if heard is not None and now - seen < BEHIND_NS:
+            now = min(now, heard)  # as far as the network is known
+            if now < seen:
+                return True
         topology = self._at(track.begun)
         if topology is not self._named[0]:
             self._named = (topology, set())
         met = {(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events}
         keys = [LinkKey(*one) for one in met - self._named[1]]
-        self._named[1].update((key.netns, key.ifindex) for key in keys if _has_name(key, topology))
-        return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in keys if not _has_name(key, topology))
+        self._named[1].update((key.netns, key.ifindex) for key in keys if self._has_name(key, topology))
+        without = [key for key in keys if not self._has_name(key, topology)]
+        return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in without)
 
     def _tell(self, track: Track) -> list[Journey]:
         told = super()._tell(track)
@@ -105,13 +109,12 @@ class Stream(Teller):
     def _seen(self, about: About, netns: int, where: Namespace | None) -> Seen:
         return Seen("other", where=where)
 
-
-def _has_name(key: LinkKey, topology: Topology) -> bool:
-    """The host's devices lead to others; those of others bring their names themselves."""
-    if key.netns == topology.host and key.ifindex:
-        link = topology.link(key.netns, key.ifindex)
-        return link is not None and (link.kind != "veth" or link.peer is not None)
-    return not key.netns or key.netns in topology.names
+    def _has_name(self, key: LinkKey, topology: Topology) -> bool:
+        """The host's devices lead to others; those of others bring their names themselves."""
+        if key.netns == topology.host and key.ifindex:
+            link = topology.link(key.netns, key.ifindex)
+            return link is not None and (link.kind != "veth" or self._tracks.peer_of(key.netns, key.ifindex) is not None)
+        return not key.netns or key.netns in topology.names
 
 
 def _is_over(track: Track, now: int) -> bool:

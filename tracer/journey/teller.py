@@ -72,7 +72,8 @@ class Teller(ABC):
         return self._tracks.topology
 
     def _know(self, topology: Topology) -> None:
-        self._tracks.topology = self._now = topology
+        self._tracks.know(topology)
+        self._now = topology
         self._changes = topology.changes()
         self._versions: dict[int, Topology] = {}  # as it was before each of these
 
@@ -90,6 +91,10 @@ class Teller(ABC):
     def feed(self, batch: Batch) -> None:
         self._tracks.feed(batch)
         self._walks.feed(batch)
+
+    def fresh(self) -> set[LinkKey]:
+        """Devices that packets were seen at for the first time since the last call, and that the topology does not have."""
+        return {key for key in self._tracks.fresh() if self.topology.link(key.netns, key.ifindex) is None}
 
     def unknown(self) -> set[LinkKey]:
         """Devices that packets were seen at and that the topology does not have."""

@@ -13,13 +13,14 @@ from tracer.model.frame import ETHERNET_BYTES, FRAGMENT, IPV4, IPV6, TCP, transp
 from tracer.model.journey import Packet
 from tracer.model.layout import Event, Function, Place
 from tracer.model.probes import HOOKS, Batch
-from tracer.model.topology import Topology
+from tracer.model.topology import LinkKey, Topology
 
 TOLD = 4096  # journeys whose late events are remembered as such
 AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
 QUEUE, RECEIVE, HOOK, ROUTE = Place.QUEUE, Place.RECEIVE, Place.HOOK, Place.ROUTE  # an enum's attribute takes its time
 ENDS = (Place.DROP, Place.CONSUME)
 LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
+DEVICES = 4096  # that packets met, before those of namespaces that are gone are forgotten
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
 LOOKUP_NS = 50_000_000  # from a lookup to its packet's first sight, on the same CPU
 
@@ -133,8 +134,24 @@ class Tracks:
         self._told: dict[int, None] = {}  # numbers of journeys that were told; their late events begin no new ones
         self._lookups: dict[int, deque[Event]] = {}  # CPU -> route lookups of packets that are yet to be seen
         self._devices: dict[tuple[int, int], str] = {}  # (namespace, ifindex) -> name, as packets met them
+        self._fresh: set[tuple[int, int]] = set()  # those that were first met of late
+        self._pairs: dict[tuple[int, int], tuple[int, int]] = {}  # where a packet that a device sent came in, and back
         # (namespace, bridge, MAC) -> (port, when frames from that MAC were first and last seen coming in there)
         self._learned: dict[tuple[int, int, str], tuple[int, int, int]] = {}
+
+    def know(self, topology: Topology) -> None:
+        """The network changed, or more of it was read."""
+        self.topology = topology
+        if len(self._devices) > DEVICES:  # of namespaces that came and went
+            self.tracking &= topology.names.keys()
+            self._devices = {key: name for key, name in self._devices.items() if key[0] in topology.names}
+            self._pairs = {key: peer for key, peer in self._pairs.items() if key[0] in topology.names}
+            self._learned = {key: port for key, port in self._learned.items() if key[0] in topology.names}
+
+    def fresh(self) -> set[LinkKey]:
+        """Devices that packets were seen at for the first time since the last call."""
+        found, self._fresh = self._fresh, set()
+        return {LinkKey(*key) for key in found if all(key)}
 
     def feed(self, batch: Batch) -> None:
         begun = []
@@ -145,7 +162,10 @@ class Tracks:
             if place == ROUTE:
                 self._route(event)
                 continue
-            devices[event.netns, event.ifindex] = _text(event.name)
+            device = event.netns, event.ifindex
+            if device not in devices:
+                self._fresh.add(device)
+            devices[device] = _text(event.name)
             if place == HOOK and event.conntrack:
                 self.tracking.add(event.netns)
             elif place == RECEIVE:
@@ -158,6 +178,8 @@ class Tracks:
             ends = place in ENDS
             if ends and event.journey != track.ids[-1]:
                 continue  # a fragment, or what fragments were put together to: the packet goes on in another skb
+            if place == RECEIVE and not batch.lost:
+                self._pair(track, event)
             track.events.append(event)
             track.ended = ends
             if place == QUEUE and track.parent is None and self._is_large(event) and track not in self._large:
@@ -245,11 +267,17 @@ class Tracks:
         return tuple(track for number, track in self._live.items() if number == track.id)
 
     def peer_of(self, netns: int, ifindex: int) -> tuple[str, str] | None:
-        """As Topology.peer, with the device's name from a packet that met it where the namespace was not read."""
-        peer, link = self.topology.peer(netns, ifindex), self.topology.link(netns, ifindex)
-        if peer is None or link is None or link.peer is None:
+        """As Topology.peer; where packets crossed the pair, as they showed it: a veth pair is set up in steps."""
+        link = self.topology.link(netns, ifindex)
+        if link is None or link.kind != "veth":
             return None
-        return peer[0], self._devices.get((link.peer.netns, link.peer.ifindex), peer[1])
+        other = self._pairs.get((netns, ifindex))
+        if other is None and link.peer:
+            other = link.peer.netns, link.peer.ifindex
+        if other is None:
+            return None
+        there = self.topology.link(*other)
+        return self.topology.node(other[0]), there.name if there else self._devices.get(other) or f"if{other[1]}"
 
     def port_of(self, netns: int, bridge: int, address: str, before: int) -> tuple[int, str] | None:
         """The port behind which the bridge should know this MAC, and from where that is known: its FDB as it was "read",
@@ -260,6 +288,13 @@ class Tracks:
         namespace = self.topology.namespaces.get(netns)
         rows = (row.port for row in namespace.fdb if row.bridge == bridge and row.mac == address) if namespace else ()
         return next(((port, "read") for port in rows), None)
+
+    def _pair(self, track: Track, event: Event) -> None:
+        """What a veth device sends, its peer receives next. So do other devices: who asks knows that it is one."""
+        before = track.events[-1]
+        if before.place == QUEUE and before.netns != event.netns and not track.lost:
+            sent, received = (before.netns, before.ifindex), (event.netns, event.ifindex)
+            self._pairs[sent], self._pairs[received] = received, sent
 
     def _learn(self, event: Event) -> None:
         link = self.topology.link(event.netns, event.ifindex)

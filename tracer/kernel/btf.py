@@ -33,14 +33,14 @@ MEMBERS = {
     "flowi6": ("__fl_common", "saddr", "daddr", "uli"),
     "flowi_common": ("flowic_iif",),
     "possible_net_t": ("net",),
-    "net": ("ns",),
+    "net": ("ns", "net_cookie"),
     "ns_common": ("inum",),
 }
 # Linux 6.4 (fd9c663b9ad6) brought netfilter programs; before, their context does not exist. IPv6 and conntrack can be
 # modules.
 OPTIONAL = ("bpf_nf_ctx", "nf_conn", "fib6_result", "fib6_table", "flowi6")
 # Linux 6.2 (354259fa73e2) has the first, older ones the second. Without priv_flags, stacks are taken at every device.
-OPTIONAL_MEMBERS = ("vlan_all", "__pkt_vlan_present_offset", "priv_flags")
+OPTIONAL_MEMBERS = ("vlan_all", "__pkt_vlan_present_offset", "priv_flags", "net_cookie")
 
 PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, TYPE_TAG, ENUM64 = (
     2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 18, 19)  # BTF_KIND_*, include/uapi/linux/btf.h

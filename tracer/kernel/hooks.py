@@ -25,10 +25,10 @@ def hook_points(namespace: Namespace, versions: Iterable[int]) -> list[HookPoint
     families = {family for version in versions for family in FAMILIES[version]}
     for hook in HOOKS:
         if namespace.chains is None:
-            points.append(HookPoint(namespace.inode, hook, 0, FIRST, None, False))
+            points.append(HookPoint(namespace.netns, hook, 0, FIRST, None, False))
         else:
             chains = [c for c in namespace.chains if c.hook == hook and c.family in families]
-            points += _at_hook(namespace.inode, hook, chains)
+            points += _at_hook(namespace.netns, hook, chains)
     return points
 
 

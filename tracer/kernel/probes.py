@@ -31,7 +31,7 @@ from tracer.model.journey import Packet
 from tracer.model.layout import EVENT, TAIL_BYTES, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
 from tracer.model.selection import PORTS, Selection, Stream
-from tracer.model.topology import Address, Namespace
+from tracer.model.topology import Address, Namespace, has_cookie
 from tracer.topology import netns
 
 ETH_P = {4: 0x0800, 6: 0x86DD}
@@ -43,6 +43,7 @@ NFPROTO = {4: 2, 6: 10}
 VARIANT_MARK = struct.pack("<i", 0x5107)  # bpf/probes.c
 LOOK_S = 0.2  # between two looks whether watched namespaces still live
 REST_S = 5.0  # the same, while nothing is attached there
+GONE_S = 10.0  # what was attached in a namespace that ended is remembered for packets that are yet to be told
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
@@ -81,6 +82,8 @@ def _import_ring() -> ModuleType:
 class Probes:
     """Probes for what a run follows. Raises UserError where this machine cannot trace at all. A context manager."""
 
+    until: int  # what happened before was read, CLOCK_MONOTONIC ns
+
     def __init__(self, selection: Selection | Stream, rules: bool = True, ring_bytes: int = 1 << 20,
                  shed: bool = False, mechanisms: Collection[Mechanism] = tuple(Mechanism)) -> None:
         """`ring_bytes`: a power of two, and whole pages. `shed`: leave out whole journeys where events come faster than they
@@ -94,11 +97,13 @@ class Probes:
         self._flags = (*flags, f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
         self._selection = selection
         self._mechanisms = mechanisms
+        self.until = 0
         self._symbols: dict[int, str] = {}
         self._stacks: dict[bytes, tuple[str, ...]] = {}
         self._hooks: dict[int, int] = {}  # slot -> program
-        self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # inode -> (path, where its links go)
+        self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # number -> (path, where its links go)
         self._names: dict[int, str] = {}  # of watched namespaces
+        self._gone: dict[int, float] = {}  # those that ended -> when that was noticed, monotonic s
         self._looked = 0.0  # whether they live, monotonic s
         self._links_in: dict[int, ExitStack] = {}  # netfilter links that are attached, by namespace
         self._armed = False
@@ -162,7 +167,7 @@ class Probes:
 
     def _untraced(self) -> list[tuple[str, str]]:
         untraced = self._rules.untraced if self._rules else {}
-        return [(f"rules in {self._names.get(inode, inode)}", why) for inode, why in untraced.items()]
+        return [(f"rules in {self._names.get(number, number)}", why) for number, why in untraced.items()]
 
     @property
     def outdated(self) -> bool:
@@ -177,17 +182,17 @@ class Probes:
     def watch(self, namespace: Namespace) -> bool:
         """See netfilter's hooks in this namespace too, whenever armed. Where the kernel cannot, that is noted once. True:
         something was attached."""
-        self._names[namespace.inode] = namespace.name
+        self._names[namespace.netns] = namespace.name
         if isinstance(self._selection, Stream):
-            self._namespaces[namespace.inode] = namespace
+            self._namespaces[namespace.netns] = namespace
         if self._rules:
             self._rules.watch(namespace)
         if "netfilter" in self._missing or Mechanism.NETFILTER_LINK not in self._mechanisms:
             return False
-        if namespace.inode in self._watched:
-            if netns.leads(self._watched[namespace.inode][0], namespace.inode):
+        if namespace.netns in self._watched:
+            if netns.leads(self._watched[namespace.netns][0], namespace.netns):
                 return False
-            self._unwatch(namespace.inode)
+            self._unwatch(namespace.netns)
         points = hook_points(namespace, self._versions)
         try:
             if self._hooking.mechanism is Mechanism.NETFILTER_LINK:
@@ -196,14 +201,13 @@ class Probes:
         except OSError as error:
             self._missing["netfilter"] = f"netfilter links: {error.strerror or error}"
             return False
-        self._watched[namespace.inode] = (namespace.path, points)
-        for key in [key for key in self._points if key[0] == namespace.inode]:  # of an earlier one with that inode
-            del self._points[key]
+        self._watched[namespace.netns] = (namespace.path, points)
+        self._forget(namespace.netns)
         self._points.update({(p.netns, p.hook, p.slot): p for p in points})
         if "netfilter" not in self._attached:
             self._attached.append("netfilter")
         if self._armed:
-            self._attach_links(namespace.inode)
+            self._attach_links(namespace.netns)
         return self._armed
 
     def choose(self, addresses: Iterable[Address]) -> None:
@@ -229,8 +233,8 @@ class Probes:
             self._armed = True
             for open_link in self._when_armed:
                 self._hook_links.callback(os.close, open_link())
-            for inode in tuple(self._watched):
-                self._attach_links(inode)
+            for number in tuple(self._watched):
+                self._attach_links(number)
             if self._rules:
                 self._rules.arm()
 
@@ -252,7 +256,9 @@ class Probes:
         if time.monotonic() - self._looked > (LOOK_S if self._armed or self._rules else REST_S):
             self._let_go()
         self._ring.wait(timeout_ms, *others)
+        now = time.monotonic_ns()
         records = self._ring.read()
+        self.until = int(records["time"][-1]) if self._ring.behind and len(records) else now
         before, self._lost = self._lost, list(self._lost_now)
         lost = {place: now - then for place, (now, then) in enumerate(zip(self._lost, before, strict=True)) if now > then}
         if self._shedding and not self._ring.behind:
@@ -273,16 +279,26 @@ class Probes:
     def _let_go(self) -> None:
         """Of namespaces that ended: what is attached there keeps them alive, with their devices."""
         self._looked = time.monotonic()
-        for inode, (path, _points) in tuple(self._watched.items()):
-            if not netns.leads(path, inode):
-                self._unwatch(inode)
+        for number, (path, _points) in tuple(self._watched.items()):
+            if not netns.leads(path, number):
+                self._unwatch(number)
+        self._namespaces = {number: one for number, one in self._namespaces.items() if netns.leads(one.path, number)}
+        for number in [number for number, since in self._gone.items() if since < self._looked - GONE_S]:
+            self._forget(number)
+            self._names.pop(number, None)
         if self._rules:
             self._rules.let_go()
 
-    def _unwatch(self, inode: int) -> None:
-        del self._watched[inode]
-        if links := self._links_in.pop(inode, None):
+    def _unwatch(self, number: int) -> None:
+        del self._watched[number]
+        self._gone[number] = time.monotonic()
+        if links := self._links_in.pop(number, None):
             links.close()
+
+    def _forget(self, number: int) -> None:
+        self._gone.pop(number, None)
+        for key in [key for key in self._points if key[0] == number]:
+            del self._points[key]
 
     def events(self, records: Any) -> list[Event]:
         """Objects of these records: of a whole batch, or of what numpy made of it by an index, a slice or a mask."""
@@ -296,7 +312,8 @@ class Probes:
     def _start(self) -> Program:
         """Compile, and attach the tracepoints by the first way that the kernel takes."""
         why = ""
-        flags: tuple[str, ...] = ("-DHAVE_reason",) if self._btf.tracepoint("kfree_skb")[1] >= 3 else ()
+        flags = ["-DHAVE_reason"] * (self._btf.tracepoint("kfree_skb")[1] >= 3)
+        flags += ["-DNETNS_COOKIES"] * has_cookie(netns.here())
         if isinstance(self._selection, Stream):
             from tracer.kernel.expression import BYTES_STRUCT, filter_source
             from tracer.model.pcap import compile_expression
@@ -383,13 +400,13 @@ class Probes:
         code = with_cast(program.bytecode(function), self._cast)
         return code.replace(RING_MARK, struct.pack("<i", program.map_fd("events")))
 
-    def _attach_links(self, inode: int) -> None:
-        path, points = self._watched[inode]
-        links = self._links_in[inode] = ExitStack()
+    def _attach_links(self, number: int) -> None:
+        path, points = self._watched[number]
+        links = self._links_in[number] = ExitStack()
         self._hook_links.callback(links.close)
 
         def attach() -> None:
-            if netns.inode("/proc/thread-self/ns/net") != inode:
+            if netns.here() != number:
                 raise OSError(errno.ESTALE, "its process ended")
             if self._hooking.mechanism is not Mechanism.NETFILTER_LINK:
                 links.callback(OwnChains(points, self._versions).close)
@@ -405,9 +422,9 @@ class Probes:
         try:
             netns.in_namespace(path, attach)
         except OSError as error:
-            self._unwatch(inode)
+            self._unwatch(number)
             if os.path.exists(path) and error.errno != errno.ESTALE:  # else its container ended: no packet can be there
-                self._missing[f"netfilter in {self._names[inode]}"] = error.strerror or str(error)
+                self._missing[f"netfilter in {self._names[number]}"] = error.strerror or str(error)
 
     def _link_at(self, point: HookPoint, last: int, version: int) -> tuple[int, int]:
         """A link at this point, or a little behind it, up to the priority `last`, where other tracers have the place

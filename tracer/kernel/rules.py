@@ -24,7 +24,7 @@ from tracer.model.selection import PORTS, Selection
 from tracer.model.topology import Namespace
 from tracer.topology import nfnetlink
 from tracer.topology.chains import is_loaded
-from tracer.topology.netns import in_namespace, inode, leads
+from tracer.topology.netns import here, in_namespace, leads
 from tracer.topology.nfnetlink import Connection, attribute, nested, number, text, unpack, word
 
 TRACE_GROUP = 9  # NFNLGRP_NFTRACE
@@ -82,18 +82,18 @@ class RuleTracer:
 
     def watch(self, namespace: Namespace) -> None:
         """Trace rules in this namespace, whenever armed. Why not, where it cannot be, is in `untraced`."""
-        if leads(self._paths.get(namespace.inode, ""), namespace.inode):
+        if leads(self._paths.get(namespace.netns, ""), namespace.netns):
             return
-        self._let_go(namespace.inode)
+        self._let_go(namespace.netns)
         if namespace.chains is not None and all(chain.legacy for chain in namespace.chains):
             return  # nothing sends trace messages
-        self._paths[namespace.inode] = namespace.path
+        self._paths[namespace.netns] = namespace.path
         if namespace.chains is None:
-            self.untraced[namespace.inode] = "its tables could not be read"
+            self.untraced[namespace.netns] = "its tables could not be read"
             return
 
         def open_one() -> _Watched:
-            if inode("/proc/thread-self/ns/net") != namespace.inode:
+            if here() != namespace.netns:
                 raise OSError(errno.ESTALE, "its process ended")
             for family in {chain.family for chain in namespace.chains or () if chain.legacy}:
                 path = Path(f"/proc/sys/net/netfilter/nf_log/{LOGGERS[family]}")
@@ -103,12 +103,12 @@ class RuleTracer:
             return _Watched(list(_own_chains(namespace, self._matches, self._translated)))
 
         try:
-            self._watched[namespace.inode] = watched = in_namespace(namespace.path, open_one)
+            self._watched[namespace.netns] = watched = in_namespace(namespace.path, open_one)
             if self._armed:
                 watched.arm()
         except OSError as error:
             if error.errno != errno.ESTALE and os.path.exists(namespace.path):  # else it ended: no packet can be there
-                self.untraced[namespace.inode] = _why(error)
+                self.untraced[namespace.netns] = _why(error)
 
     def let_go(self) -> None:
         """Of namespaces that ended: the sockets keep them alive, with their devices."""

@@ -86,6 +86,6 @@ def _selection(version: int) -> Selection:
 
 def _untraced(machines: Iterable[Machine], namespace: Namespace | None) -> str | None:
     for machine in machines:
-        if namespace and machine.untraced and namespace.inode in machine.untraced:
-            return machine.untraced[namespace.inode]
+        if namespace and machine.untraced and namespace.netns in machine.untraced:
+            return machine.untraced[namespace.netns]
     return None

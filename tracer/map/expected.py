@@ -61,7 +61,7 @@ class _Traveller:
         packet = Packet(self.trip.address.version, self.trip.proto or proto, str(self.sender or "?"), str(self.trip.address),
                         0, dport=self.trip.port, icmp_type=None if self.trip.proto else kind)
         target = self.topology.owner(str(self.trip.address))
-        journey = Journey(1, packet, tuple(self.hops), end, "request", 1, self.topology.node(self.trip.source.inode),
+        journey = Journey(1, packet, tuple(self.hops), end, "request", 1, self.topology.node(self.trip.source.netns),
                           self.topology.node(target) if target is not None else None)
         silent = {1} if end.result is Result.DROPPED else set()
         return explain([journey], self.topology, silent)[0]
@@ -214,7 +214,7 @@ class _Traveller:
         if filtered:
             self._hook(space, Stage.PREROUTING, bridge.name, "", bridge.name)
         if came is not None and any(i.ip == goal for i in bridge.addresses):
-            whose = "the host" if space.inode == self.topology.host else self._name(space)
+            whose = "the host" if space.netns == self.topology.host else self._name(space)
             self._add(space, bridge, Stage.L2_LOCAL, Role.NIC, bridge,
                       detail=f"as a NIC: the frame is for {bridge.name}'s own MAC, up to {whose}'s IP layer")
             self._receive(space, bridge, asked=filtered)
@@ -280,9 +280,9 @@ class _Traveller:
         return found[0] if len(found) == 1 else None
 
     def _rules(self, space: Namespace) -> Ruleset:
-        if space.inode not in self.read:
-            self.read[space.inode] = self.rules_of(space)
-        return self.read[space.inode]
+        if space.netns not in self.read:
+            self.read[space.netns] = self.rules_of(space)
+        return self.read[space.netns]
 
     def _owner(self, rule: Rule) -> str | None:
         return owner(rule, self.topology)
@@ -292,10 +292,10 @@ class _Traveller:
         if len(self.hops) >= _HOPS:
             raise Unsure("the routes lead in a circle")
         self.hops.append(Hop(
-            0, space.inode, self._name(space), link.name if link else None, link.ifindex if link else None, stage, role,
+            0, space.netns, self._name(space), link.name if link else None, link.ifindex if link else None, stage, role,
             bridge.name if bridge else None, decision.passed if decision else (),
             (decision.stopped,) if decision and decision.stopped else (), decision.rules if decision else (),
             rewrite=decision.rewrite if decision else None, detail=detail, timed=False))
 
     def _name(self, space: Namespace) -> str:
-        return self.topology.node(space.inode)
+        return self.topology.node(space.netns)

@@ -36,8 +36,8 @@ def _by_bridge(scene: Scene, keys: Callable[[Seat], Iterable[object]]) -> dict[t
     found: dict[tuple[LinkKey, object], list[Seat]] = {}
     for seat in scene.seats:
         for key in keys(seat):
-            found.setdefault((LinkKey(seat.where.inode, seat.bridge.ifindex), key), []).append(seat)
-    return {key: seats for key, seats in found.items() if len({seat.space.inode for seat in seats}) > 1}
+            found.setdefault((LinkKey(seat.where.netns, seat.bridge.ifindex), key), []).append(seat)
+    return {key: seats for key, seats in found.items() if len({seat.space.netns for seat in seats}) > 1}
 
 
 def subnets_overlap(scene: Scene) -> Iterator[Cause]:
@@ -68,12 +68,12 @@ def _takes(destination: Network, own: Interface) -> bool:
 
 def wrong_mac(scene: Scene) -> Iterator[Cause]:
     """A neighbour entry with another MAC than that of the address's owner on the same bridge."""
-    owners = {(seat.where.inode, seat.bridge.ifindex, one): (seat.space, seat.link)
+    owners = {(seat.where.netns, seat.bridge.ifindex, one): (seat.space, seat.link)
               for seat in scene.seats for one in shown_addresses(seat.link)}
-    owners |= {(space.inode, bridge.ifindex, one): (space, bridge) for space, bridge in scene.bridges
+    owners |= {(space.netns, bridge.ifindex, one): (space, bridge) for space, bridge in scene.bridges
                for one in shown_addresses(bridge)}
-    devices = [(seat.space, seat.link, seat.where.inode, seat.bridge.ifindex) for seat in scene.seats]
-    devices += [(space, bridge, space.inode, bridge.ifindex) for space, bridge in scene.bridges]
+    devices = [(seat.space, seat.link, seat.where.netns, seat.bridge.ifindex) for seat in scene.seats]
+    devices += [(space, bridge, space.netns, bridge.ifindex) for space, bridge in scene.bridges]
     for space, device, where, number in devices:
         for row in space.neighbors:
             owner = owners.get((where, number, row.address))

@@ -57,7 +57,7 @@ def veth_without_bridge(scene: Scene) -> Iterator[Cause]:
     host = scene.host
     for link in host.links.values() if host else ():
         guest = scene.view.guest(link)
-        if host is None or guest is None or guest.key.netns == host.inode or link.master is not None \
+        if host is None or guest is None or guest.key.netns == host.netns or link.master is not None \
                 or shown_addresses(link) or scene.view.routed(host, link):
             continue
         networks = [n for n in scene.topology.networks if any(

@@ -42,7 +42,7 @@ def passage(topology: Topology, trip: Trip, title: str) -> Passage:
     view, host = View(topology), View(topology).host
     row = next(iter(rows(trip.source, trip.address)), None)
     link = trip.source.links.get(row.ifindex or 0) if row else None
-    name = topology.node(trip.source.inode)
+    name = topology.node(trip.source.netns)
     if host is None or row is None or link is None or row.kind not in ("unicast", "local"):
         return Passage(title, (), f"{name} has no route to {trip.address}")
     sender = row.source or next((i.ip for i in link.addresses if i.version == trip.address.version), None)
@@ -60,7 +60,7 @@ def passage(topology: Topology, trip: Trip, title: str) -> Passage:
         if on and on[0] is host:
             middle = _switched(maker, host, on[1], view, inner) if row.gateway is None and inner else None
             middle = middle or _routed(maker, host, on[1].name, trip.address)
-        elif port and link.peer and link.peer.netns == host.inode and port.master is None:
+        elif port and link.peer and link.peer.netns == host.netns and port.master is None:
             middle = _routed(maker, host, port.name, trip.address)
         else:
             return Passage(title, tuple(stops), f"{link.name} of {name} leads to no bridge of the host and not to the host")
@@ -68,7 +68,7 @@ def passage(topology: Topology, trip: Trip, title: str) -> Passage:
             return Passage(title, tuple(stops), f"the host has no route to {trip.address}")
         stops.append(middle)
     if target and inner and target is not host:
-        stops.append(Stop(target, topology.node(target.inode), "where it arrives",
+        stops.append(Stop(target, topology.node(target.netns), "where it arrives",
                           maker.hooks(("prerouting", "input"), inner.name, "", True, changed=True)))
     return Passage(title, tuple(stops))
 

@@ -48,7 +48,7 @@ def known(topology: Topology, choice: Choice) -> tuple[bool, list[str]]:
     """Does the network have what was chosen, and which names are there?"""
     view = View(topology)
     if choice.container is not None:
-        names = {*(c.name for c in topology.containers), *(view.topology.node(n.inode) for n in view.spaces)} - {"host"}
+        names = {*(c.name for c in topology.containers), *(view.topology.node(n.netns) for n in view.spaces)} - {"host"}
         if choice.container not in names:
             return False, sorted(names)
     if choice.network is None:
@@ -74,10 +74,10 @@ def _bridge(view: View, namespace: Namespace, link: Link, choice: Choice) -> Bri
              for port in view.ports(namespace, link)]
     chosen = [port for port in ports if choice.container is None or (
         port.guest and choice.container in (port.guest.node, *port.guest.containers))]
-    if choice.container is not None and not chosen and view.topology.node(namespace.inode) != choice.container:
+    if choice.container is not None and not chosen and view.topology.node(namespace.netns) != choice.container:
         return None
     chosen.sort(key=_order)
-    return Bridge(view.topology.node(namespace.inode), namespace.inode, link, network, tuple(chosen),
+    return Bridge(view.topology.node(namespace.netns), namespace.netns, link, network, tuple(chosen),
                   len(ports) - len(chosen), sum(map(len, learned.values())))
 
 

@@ -28,7 +28,7 @@ def routes(topology: Topology, start: Namespace | None = None, goal: Address | N
         mine.sort(key=_order)
         if mine:
             found.append(Table(
-                f"routes{version}", f"Routes of {topology.node(space.inode)}, IPv{version}",
+                f"routes{version}", f"Routes of {topology.node(space.netns)}, IPv{version}",
                 f"Where a packet goes next: the row with the longest genmask that fits. {_FLAGS}.",
                 f"{'route -n' if version == 4 else 'route -6 -n'}, or: ip -{version} route", _COLUMNS,
                 tuple(_row(topology, space, row) for row in mine), _others(space, version)))
@@ -48,7 +48,7 @@ def _others(space: Namespace, version: int) -> tuple[str, ...]:
 def _row(topology: Topology, space: Namespace, row: Route, mark: str = "", note: str = "") -> Row:
     link = space.links.get(row.ifindex or 0)
     four = row.destination.version == 4
-    return Row((topology.node(space.inode), str(row.destination.network_address),
+    return Row((topology.node(space.netns), str(row.destination.network_address),
                 str(row.gateway) if row.gateway else "0.0.0.0" if four else "::",
                 str(row.destination.netmask) if four else f"/{row.destination.prefixlen}", _flags(row), str(row.metric),
                 link.name if link else "–"), mark, note)
@@ -63,7 +63,7 @@ def _flags(row: Route) -> str:
 def _asked(topology: Topology, space: Namespace, goal: Address) -> Table:
     """All rows for its IP version with what the address is with their masks. The local table is asked first."""
     best = next(iter(rows(space, goal)), None)
-    name = topology.node(space.inode)
+    name = topology.node(space.netns)
     mine = [row for row in space.routes if row.destination.version == goal.version and row.table in USUAL_TABLES
             and not row.destination.is_multicast and (row.table != 255 or row is best)]
     mine.sort(key=lambda row: (row.table != 255, *_order(row)))

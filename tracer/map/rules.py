@@ -39,7 +39,7 @@ def met_rules(way: Passage, rulesets: Mapping[int, Ruleset], owners: Owners) -> 
     """A table for each namespace on the way. Behind a rule that surely drops it, nothing is met."""
     found = []
     for stop in way.stops:
-        ruleset = rulesets.get(stop.space.inode, Ruleset(stop.space.inode))
+        ruleset = rulesets.get(stop.space.netns, Ruleset(stop.space.netns))
         rows, dropped, translated = _met(stop, ruleset, owners)
         notes = [*ruleset.unknown]
         notes += ["Dropped here, whatever else is true of it: nothing behind is met."] if dropped else []

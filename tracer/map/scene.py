@@ -51,15 +51,15 @@ class Scene:
     @cached_property
     def bridges(self) -> tuple[tuple[Namespace, Link], ...]:
         """Those on which something hangs."""
-        used = {(seat.where.inode, seat.bridge.ifindex): (seat.where, seat.bridge) for seat in self.seats}
+        used = {(seat.where.netns, seat.bridge.ifindex): (seat.where, seat.bridge) for seat in self.seats}
         return tuple(used.values())
 
     def name(self, space: Namespace) -> str:
         """For a sentence."""
-        return "the host" if space.inode == self.topology.host else self.topology.node(space.inode)
+        return "the host" if space.netns == self.topology.host else self.topology.node(space.netns)
 
     def run(self, space: Namespace, command: str) -> str:
-        return command if space.inode == self.topology.host else f"nsenter --net={shlex.quote(space.path)} {command}"
+        return command if space.netns == self.topology.host else f"nsenter --net={shlex.quote(space.path)} {command}"
 
     def network(self, space: Namespace, bridge: Link) -> EngineNetwork | None:
         return self.view.network(space, bridge)

@@ -82,7 +82,7 @@ def _fdb(view: View, drawn: Iterable[Bridge]) -> Iterator[Row]:
 
 def owner_of_mac(view: View, mac: str) -> str:
     """"eth0 of c1"; "–" where nobody known has it."""
-    found = [f"{link.name} of {view.topology.node(space.inode)}" for space in view.spaces for link in space.links.values()
+    found = [f"{link.name} of {view.topology.node(space.netns)}" for space in view.spaces for link in space.links.values()
              if link.mac == mac and not link.loopback]
     return ", ".join(found) or "–"
 
@@ -101,7 +101,7 @@ def links(topology: Topology, choice: Choice = ALL) -> list[Table]:
         rows.append(_pair(view, link))
     rows += [_inner(view, space, link) for space in view.spaces if space is not host for link in space.links.values()
              if not link.loopback and link.peer is None and choice.network is None
-             and choice.container in (None, topology.node(space.inode))]
+             and choice.container in (None, topology.node(space.netns))]
     return [Table("links", "Links", "A veth pair is a cable between two namespaces: what goes in at one end comes out at "
                   "the other. @N is the other end's number, as `ip link` writes it after the name.",
                   "ip -d link; in a container: nsenter -t PID -n ip -d link; ethtool -S VETH shows the peer's number",
@@ -121,7 +121,7 @@ def _pair(view: View, link: Link) -> Row:
 
 
 def _inner(view: View, space: Namespace, link: Link) -> Row:
-    return Row(("", "", view.topology.node(space.inode), f"{link.ifindex}: {link.name}", str(link.mtu), _state(link),
+    return Row(("", "", view.topology.node(space.netns), f"{link.ifindex}: {link.name}", str(link.mtu), _state(link),
                 _addresses(link), link.mac or "–"), _bad(link))
 
 
@@ -148,7 +148,7 @@ def neighbors(topology: Topology, choice: Choice = ALL) -> list[Table]:
     view = View(topology)
     rows = []
     for space in view.spaces:
-        name = topology.node(space.inode)
+        name = topology.node(space.netns)
         if choice.container not in (None, name):
             continue
         rows += [_neighbor(view, space, name, row) for row in sorted(space.neighbors, key=lambda n: (
@@ -166,7 +166,7 @@ def _neighbor(view: View, space: Namespace, name: str, row: Neighbor) -> Row:
     owners = [(other, link) for other in view.spaces for link in other.links.values()
               if any(i.ip == row.address for i in link.addresses) and not link.loopback]
     right = [one for one in owners if one[1].mac == row.mac] or owners
-    whose = ", ".join(f"{view.topology.node(space.inode)}" for space, _ in right) or "–"
+    whose = ", ".join(f"{view.topology.node(space.netns)}" for space, _ in right) or "–"
     wrong = bool(row.mac and owners and not row.address.is_link_local and right[0][1].mac != row.mac)
     bad = wrong or row.state in ("FAILED", "INCOMPLETE")
     cells = name, str(row.address), whose, row.mac or "–", row.state, device.name if device else "–"

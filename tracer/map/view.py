@@ -30,8 +30,8 @@ class View:
             found[number] = space
             next_ones += [link.peer.netns for link in space.links.values() if link.peer]
         for space in self.topology.namespaces.values():
-            if self.topology.node(space.inode) in self._by_name:
-                found.setdefault(space.inode, space)
+            if self.topology.node(space.netns) in self._by_name:
+                found.setdefault(space.netns, space)
         return tuple(found.values())
 
     # containers -------------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ class View:
 
     @cached_property
     def _spaces_by_name(self) -> dict[str, Namespace]:
-        return {self.topology.node(n.inode): n for n in self.topology.namespaces.values() if n.inode != self.topology.host}
+        return {self.topology.node(n.netns): n for n in self.topology.namespaces.values() if n.netns != self.topology.host}
 
     def owner(self, container: Container) -> Container:
         """The container whose network it has: itself, but for --network container:OTHER."""
@@ -79,7 +79,7 @@ class View:
 
     def network(self, namespace: Namespace, bridge: Link) -> EngineNetwork | None:
         """The engine's network whose bridge this is."""
-        if namespace.inode != self.topology.host:
+        if namespace.netns != self.topology.host:
             return None
         return next((n for n in self.topology.networks if n.device == bridge.name), None)
 

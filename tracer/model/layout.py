@@ -30,7 +30,7 @@ PACKET_BYTES = 96
 STACK_DEPTH = 32
 NAME_BYTES = 16
 SLOTS = 12
-EVENT = struct.Struct("=QQQQQIIIIIIHHHBBBBBB14s16s96s6s")
+EVENT = struct.Struct("=QQQQQQIIIIIHHHBBBBBB14s16s96s2s")
 TUPLES = struct.Struct("=40s40s")
 STACK = struct.Struct("=32Q")
 TAIL_BYTES = max(TUPLES.size, STACK.size)  # the most that follows an event
@@ -40,7 +40,7 @@ EVENT_FIELDS = [  # the same for numpy.dtype
     ("journey", "u8"),
     ("caller", "u8"),
     ("conntrack", "u8"),
-    ("netns", "u4"),
+    ("netns", "u8"),
     ("ifindex", "u4"),
     ("out_ifindex", "u4"),
     ("length", "u4"),
@@ -58,7 +58,7 @@ EVENT_FIELDS = [  # the same for numpy.dtype
     ("ethernet", "14u1"),
     ("name", "16u1"),
     ("packet", "96u1"),
-    ("padding", "6u1"),
+    ("padding", "2u1"),
 ]
 
 

@@ -1,7 +1,7 @@
 """What a host's network looks like at one moment: namespaces, devices, tables, containers.
 
-Everything is keyed by the inode of a network namespace, and devices by (inode, ifindex): an ifindex or a name alone
-says nothing, since each namespace counts from 1 and calls its device `eth0`.
+Everything is keyed by the number of a network namespace (netns_number), and devices by (number, ifindex): an ifindex or a
+name alone says nothing, since each namespace counts from 1 and calls its device `eth0`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,26 @@ Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
 
+def netns_number(cookie: int, inode: int) -> int:
+    """What tells a namespace from every other one, those that ended too: the kernel gives the inode of one that ended to the
+    next one that is made, a cookie never again. `cookie`: 0 where the kernel does not tell it."""
+    return (cookie & 0xFFFFFFFF) << 32 | inode
+
+
+def inode(netns: int) -> int:
+    """What people know the namespace by: `lsns`, /proc/PID/ns/net."""
+    return netns & 0xFFFFFFFF
+
+
+def has_cookie(netns: int) -> bool:
+    return netns > 0xFFFFFFFF
+
+
 @dataclass(frozen=True, slots=True)
 class LinkKey:
     """A device anywhere on the machine."""
 
-    netns: int  # inode of its network namespace
+    netns: int  # number of its network namespace
     ifindex: int
 
 
@@ -127,7 +142,7 @@ class BaseChain:
 class Namespace:
     """One network namespace. `path` opens it (setns); it stays valid as long as what it names."""
 
-    inode: int
+    netns: int  # number
     name: str  # "host", a container's name, or a named namespace's name
     path: str
     links: Mapping[int, Link] = field(default_factory=dict)  # by ifindex
@@ -207,18 +222,6 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A namespace that is no more. The kernel gives its inode to the next one that is made."""
-
-    inode: int
-    name: str
-    namespace: Namespace | None  # None: it was not read
-    since: int  # CLOCK_MONOTONIC ns: it was made after this
-    until: int  # CLOCK_MONOTONIC ns, when its end was heard
-    reused: bool = False  # another one has the inode
-
-
-@dataclass(frozen=True, slots=True)
 class FormerLink:
     """A device of the host as it was."""
 
@@ -231,54 +234,38 @@ class FormerLink:
 class Topology:
     """A snapshot. Namespaces that nobody asked for may be missing; `names` still knows them where it can.
 
-    What ended a moment ago is still in it where nothing else has its place.
+    What ended a moment ago is still in it.
     """
 
-    host: int  # inode of the namespace that is called `host`
+    host: int  # number of the namespace that is called `host`
     namespaces: Mapping[int, Namespace]
-    names: Mapping[int, str] = field(default_factory=dict)  # inode -> name, also of namespaces that were not read
+    names: Mapping[int, str] = field(default_factory=dict)  # also of namespaces that were not read
     containers: tuple[Container, ...] = ()
     networks: tuple[EngineNetwork, ...] = ()
-    ended: tuple[Ended, ...] = ()  # in the order of their ends
-    former: tuple[FormerLink, ...] = ()  # in the same order
-    since: Mapping[int, int] = field(default_factory=dict)  # inode -> as in Ended, of those that are new
+    former: tuple[FormerLink, ...] = ()  # in the order of their ends
     client: str = "docker"  # the command of the engine whose containers these are: "docker", "podman"
 
     def at(self, when: int) -> Topology:
-        """The network of a packet that was seen at `when` (CLOCK_MONOTONIC, ns): with what ended later, without what ended
-        before or was made later. Events of one namespace could pass for those of another with the same inode."""
-        if not self.changes():
+        """The network of a packet that was seen at `when` (CLOCK_MONOTONIC, ns): with the host's devices of that time."""
+        if not self.former:
             return self
-        names, namespaces = dict(self.names), dict(self.namespaces)
-        for number in (*(end.inode for end in self.ended if not end.reused),
-                       *(number for number, since in self.since.items() if since > when)):
-            names.pop(number, None)
-            namespaces.pop(number, None)
-        for end in reversed(self.ended):
-            if end.since <= when <= end.until:
-                names[end.inode] = end.name
-                namespaces.pop(end.inode, None)
-                if end.namespace:
-                    namespaces[end.inode] = end.namespace
-        host = namespaces[self.host]
+        host = self.namespaces[self.host]
         links = dict(host.links)
         for before in self.former:
             if before.gone:
                 links.pop(before.link.ifindex, None)
         links |= {before.link.ifindex: before.link for before in reversed(self.former) if before.until >= when}
-        namespaces[self.host] = replace(host, links=links)
-        return replace(self, names=names, namespaces=namespaces, ended=(), former=(), since={})
+        return replace(self, namespaces={**self.namespaces, self.host: replace(host, links=links)}, former=())
 
     def changes(self) -> list[int]:
         """The times between which at() says the same, in order."""
-        return sorted({*self.since.values(), *(end.since for end in self.ended), *(end.until + 1 for end in self.ended),
-                       *(former.until + 1 for former in self.former)})
+        return sorted({former.until + 1 for former in self.former})
 
     def node(self, netns: int) -> str:
         """The namespace's name, or `netns:INODE` for one that has none."""
         if netns == self.host:
             return "host"
-        return self.names.get(netns) or f"netns:{netns}"
+        return self.names.get(netns) or f"netns:{inode(netns)}"
 
     def owner(self, address: str) -> int | None:
         """The namespace that has this address."""
@@ -288,10 +275,10 @@ class Topology:
     def _owners(self) -> dict[str, int]:
         """The first of several counts: the host, what hangs on its devices, and others."""
         found: dict[str, int] = {}
-        for namespace in sorted(self.namespaces.values(), key=lambda n: (n.inode != self.host, not any(
+        for namespace in sorted(self.namespaces.values(), key=lambda n: (n.netns != self.host, not any(
                 link.peer and link.peer.netns == self.host for link in n.links.values()))):
             for address in namespace._own:
-                found.setdefault(address, namespace.inode)
+                found.setdefault(address, namespace.netns)
         return found
 
     def link(self, netns: int, ifindex: int) -> Link | None:

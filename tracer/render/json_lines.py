@@ -11,6 +11,7 @@ from zlib import crc32
 
 from tracer.model.journey import Direction, End, Entry, Hop, Journey, Packet, Rewrite, RouteChoice, Rule, Table
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
+from tracer.model.topology import inode
 
 SCHEMA = 1
 KEPT = 4096
@@ -194,7 +195,7 @@ def _hop(hop: Hop) -> str:
 def _rest(hop: Hop) -> dict[str, object]:
     """All but the time."""
     return {
-        "netns": hop.netns, "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
+        "netns": inode(hop.netns), "node": hop.node, "device": hop.device, "ifindex": hop.ifindex,
         "stage": hop.stage, "role": hop.role,  # both are strings
         "rules": [_flat(rule) for rule in hop.rules], "rules_unknown": hop.rules_unknown,
         "rewrite": _flat(hop.rewrite) if hop.rewrite else None, "route": _flat(hop.route) if hop.route else None,

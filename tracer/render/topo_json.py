@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from tracer.model.journey import Cause
 from tracer.model.picture import Alone, Bridge, Picture, Port, Table, Uplink
-from tracer.model.topology import Link
+from tracer.model.topology import Link, inode
 
 SCHEMA = 1
 
@@ -61,7 +61,7 @@ def _port(port: Port) -> dict[str, Any]:
             "state": own.state if own else None, "hairpin": own.hairpin if own else None,
             "isolated": own.isolated if own else None,
             "peer": None if guest is None else {
-                "node": guest.node, "netns": guest.key.netns, "ifindex": guest.key.ifindex,
+                "node": guest.node, "netns": inode(guest.key.netns), "ifindex": guest.key.ifindex,
                 "device": _link(guest.link) if guest.link else None, "containers": list(guest.containers),
                 "published": [{"protocol": one.protocol, "container_port": one.container_port, "host_port": one.host_port,
                                "host_ip": str(one.host_ip) if one.host_ip else None} for one in guest.published]}}

@@ -23,7 +23,7 @@ class Changes:
     """Listens in each namespace that it is told of. A context manager."""
 
     def __init__(self) -> None:
-        self._sockets: dict[int, tuple[str, socket.socket]] = {}  # inode -> (path, socket)
+        self._sockets: dict[int, tuple[str, socket.socket]] = {}  # by number
 
     def __enter__(self) -> Changes:
         return self
@@ -35,20 +35,20 @@ class Changes:
 
     def watch(self, namespace: Namespace) -> None:
         """Nothing where the namespace is gone."""
-        if namespace.inode not in self._sockets:
+        if namespace.netns not in self._sockets:
             try:
-                self._sockets[namespace.inode] = (namespace.path, in_namespace(namespace.path, open_socket))
+                self._sockets[namespace.netns] = (namespace.path, in_namespace(namespace.path, open_socket))
             except OSError as error:
                 if error.errno not in _ENDED:
                     raise
 
     def seen(self) -> set[int]:
-        """The namespaces (inodes) with changes since it was last asked."""
-        for inode, (path, one) in tuple(self._sockets.items()):
-            if not leads(path, inode):
+        """The namespaces with changes since it was last asked."""
+        for number, (path, one) in tuple(self._sockets.items()):
+            if not leads(path, number):
                 one.close()
-                del self._sockets[inode]
-        return {inode for inode, (_path, one) in self._sockets.items() if _drain(one)}
+                del self._sockets[number]
+        return {number for number, (_path, one) in self._sockets.items() if _drain(one)}
 
 
 def open_socket() -> socket.socket:

@@ -1,4 +1,4 @@
-"""Who lives on this machine: containers and named namespaces, by name and by the inode of their namespace.
+"""Who lives on this machine: containers and named namespaces, by name and by the number of their namespace.
 
 The engine is asked for its list once, and for one container's details only when that container is wanted.
 """
@@ -14,7 +14,7 @@ from enum import IntEnum
 from tracer.errors import UserError
 from tracer.model.topology import Container, EngineNetwork
 from tracer.topology.engine import Engine, EngineError
-from tracer.topology.netns import inode, leads
+from tracer.topology.netns import identify, leads
 
 RELIST = 1.0  # seconds between two listings for namespaces that nobody knows
 FORGET = 64.0  # seconds, the longest that one such namespace waits for its next listing
@@ -34,14 +34,14 @@ class Directory:
         """`named` lists the named namespaces (name -> path)."""
         self.engine = engine
         self.problem: str | None = None  # why the engine could not be asked
-        self.names: dict[int, str] = {}  # inode -> name
-        self.paths: dict[int, str] = {}  # inode -> path
+        self.names: dict[int, str] = {}  # by number
+        self.paths: dict[int, str] = {}  # by number
         self.inspected: dict[str, Container] = {}  # by id
         self._claims: dict[int, Claim] = {}
         self.named = named
         self._list: list[Container] | None = None
         self._networks: list[EngineNetwork] | None = None
-        self._again: dict[int, tuple[float, float]] = {}  # unknown inode -> (not before, next wait), monotonic seconds
+        self._again: dict[int, tuple[float, float]] = {}  # unknown number -> (not before, next wait), monotonic seconds
         self._listed_at = float("-inf")
         self.named_namespaces()
 
@@ -53,9 +53,9 @@ class Directory:
         return found
 
     def learn(self, path: str, name: str, claim: Claim) -> int | None:
-        """Note who lives at `path`, and return its inode; None if it is gone or forbidden."""
+        """Note who lives at `path`, and return its number; None if it is gone or forbidden."""
         try:
-            number = inode(path)
+            number = identify(path)
         except OSError:
             return None
         if number not in self.names or claim > self._claims[number] or not leads(self.paths[number], number):
@@ -63,7 +63,7 @@ class Directory:
         return number
 
     def forget(self, number: int) -> None:
-        """Its namespace ended, or has another name now: the kernel gives the inode to the next one that is made."""
+        """It ended, or has another name now."""
         for known in (self.names, self.paths, self._claims):
             known.pop(number, None)
 
@@ -124,14 +124,13 @@ class Directory:
         if container:
             self.inspected[container.id] = container
             if container.pid:
-                guest = container.network_mode == "host" or container.network_mode.startswith("container:")
-                self.learn(container_path(container), container.name, Claim.GUEST if guest else Claim.OWNER)
+                self.learn(container_path(container), container.name, claim(container))
         return container
 
     def refresh(self, unknown: int) -> bool:
         """Look for a namespace that an event came from. True if it has a name now.
 
-        At most one listing a second, and for one inode after 1, 2, 4, ... 64 seconds only: a namespace that nobody
+        At most one listing a second, and for one namespace after 1, 2, 4, ... 64 seconds only: a namespace that nobody
         knows costs next to nothing, and one whose container is just being started is found a moment later.
         """
         now = time.monotonic()
@@ -158,9 +157,15 @@ class Directory:
         """Whether what is known of the container holds: a restart gives it a new process and a new namespace."""
         container = self.inspected.get(identity)
         try:
-            return container is not None and container.pid > 0 and inode(container_path(container)) in self.names
+            return container is not None and container.pid > 0 and identify(container_path(container)) in self.names
         except OSError:
             return False
+
+
+def claim(container: Container) -> Claim:
+    """On the namespace that it lives in."""
+    guest = container.network_mode == "host" or container.network_mode.startswith("container:")
+    return Claim.GUEST if guest else Claim.OWNER
 
 
 def container_path(container: Container) -> str:

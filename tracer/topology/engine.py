@@ -32,7 +32,8 @@ class EngineEvent:
     kind: str  # "container", "network"
     action: str  # "start", "die", "rename", "connect", ...
     container: str  # its id; "" where a network alone is concerned
-    old_name: str = ""  # of a container that was renamed
+    name: str = ""  # of the container, as it is now
+    old_name: str = ""  # of one that was renamed
 
 
 class EngineError(Exception):
@@ -53,8 +54,13 @@ class Engine:
             self._open = partial(http.client.HTTPConnection, url.hostname, url.port or 2375, timeout=TIMEOUT)
         else:
             raise ValueError(address)
+        self._address = address
         self._connection = self._open()
         self._server = ""  # what it last called itself
+
+    def another(self) -> Engine:
+        """The same one, for another thread."""
+        return Engine(self._address)
 
     def containers(self) -> list[Container]:
         """All containers, stopped ones too, newest first, in one request. `pid` is 0 in each: the list has none."""
@@ -230,8 +236,10 @@ def _event(row: Any) -> EngineEvent:
     actor = row["Actor"]
     attributes = actor.get("Attributes") or {}
     kind = row["Type"]
-    return EngineEvent(kind, row["Action"], actor["ID"] if kind == "container" else attributes.get("container") or "",
-                       (attributes.get("oldName") or "").lstrip("/"))
+    old_name = (attributes.get("oldName") or "").lstrip("/")
+    if kind == "container":
+        return EngineEvent(kind, row["Action"], actor["ID"], (attributes.get("name") or "").lstrip("/"), old_name)
+    return EngineEvent(kind, row["Action"], attributes.get("container") or "")
 
 
 def _listed(row: Any) -> Container | None:

@@ -14,7 +14,7 @@ from tracer.model.topology import Address, Container, Namespace, Network, Topolo
 from tracer.topology import lab
 from tracer.topology.directory import Claim, Directory, container_path
 from tracer.topology.engine import SOCKETS, Engine, find_engine
-from tracer.topology.netns import inode, named
+from tracer.topology.netns import identify, named
 from tracer.topology.place import Destination, Place, candidates, no_address
 
 # (source, hostname, IP version) -> its address as the source resolves it; UserError or OSError if it does not.
@@ -26,9 +26,9 @@ class Host:
         """`path` opens the namespace that is called `host`; `names` lists the named ones (name -> path)."""
         self._where = where  # " of the lab" where the lab's names are all there are
         self.directory = Directory(engine, names)
-        self.place = Place("host", "host", self._inode(path), path)
+        self.place = Place("host", "host", self._identify(path), path)
         self.directory.learn(path, "host", Claim.TYPED)
-        self._places = {self.place.netns: self.place}  # every place that was asked for, by inode
+        self._places = {self.place.netns: self.place}  # every place that was asked for, by number
 
     @classmethod
     def here(cls, environ: Mapping[str, str]) -> Host:
@@ -103,7 +103,7 @@ class Host:
             named_owner = next((c.name for c in self.directory.containers() if c.id == owner), owner[:12])
             notes = (f"{name} shares the network namespace of {named_owner}",)
         elif mode == "host":
-            here = self._inode(container_path(container)) == self.place.netns
+            here = self._identify(container_path(container)) == self.place.netns
             notes = (f"{name} runs with --network host: to the network it is "
                      + ("the host" if here else "its engine's host, which is another namespace than this command's"),)
         return self._place(word, name, container_path(container), container, notes)
@@ -111,7 +111,7 @@ class Host:
     def _place(self, word: str, name: str, path: str, container: Container | None = None,
                notes: tuple[str, ...] = ()) -> Place:
         """Remember the place. The name that was typed first stays, since its namespace can have only one."""
-        number = self._inode(path)
+        number = self._identify(path)
         known = self._places.get(number)
         if known:
             return replace(known, word=word, container=container or known.container, notes=notes)
@@ -120,9 +120,9 @@ class Host:
         self._places[number] = place
         return place
 
-    def _inode(self, path: str) -> int:
+    def _identify(self, path: str) -> int:
         try:
-            return inode(path)
+            return identify(path)
         except PermissionError:
             raise UserError(f"The network namespace {path} may not be opened: run it with sudo, in a container with "
                             "CAP_SYS_PTRACE too.") from None
@@ -234,7 +234,7 @@ class Host:
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def topology(self, extra: Iterable[int] = (), *, listeners: bool = True) -> Topology:
-        """The host, every place that was asked for and the namespaces `extra` (inodes) as they are now."""
+        """The host, every place that was asked for and the namespaces `extra` (numbers) as they are now."""
         wanted = dict.fromkeys([*self._places, *extra])
         paths = {self.place.netns: self.place.path, **self.directory.paths}  # where most veth pairs lead: it is tried first
         read = {number: self.read(number, paths, listeners=listeners) for number in wanted}

@@ -35,8 +35,8 @@ class LegacyCounters:
     """Readings around each probe. A probe's rise may be another packet's, too: what follows from it is journey's to say."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, tuple[str, tuple[tuple[str, bool], ...]]] = {}  # inode -> path, (family, legacy)
-        self._before: dict[int, Mapping[int, Reading | str]] = {}  # seq -> readings, or why there is none, by inode
+        self._watched: dict[int, tuple[str, tuple[tuple[str, bool], ...]]] = {}  # number -> path, (family, legacy)
+        self._before: dict[int, Mapping[int, Reading | str]] = {}  # seq -> readings, or why there is none, by number
         self._not_before = 0.0  # monotonic s
 
     def watch(self, namespace: Namespace) -> None:
@@ -44,7 +44,7 @@ class LegacyCounters:
         chains = namespace.chains or ()
         if any(chain.legacy for chain in chains):
             kinds = dict.fromkeys((c.family, c.legacy) for c in chains if c.family in TOOLS and c.table in LEGACY)
-            self._watched[namespace.inode] = namespace.path, tuple(kinds)
+            self._watched[namespace.netns] = namespace.path, tuple(kinds)
 
     def before(self, seq: int) -> None:
         """A probe is about to be sent."""
@@ -53,14 +53,14 @@ class LegacyCounters:
             self._before[seq] = dict.fromkeys(self._watched, TOO_SOON) if soon else self._read()
 
     def after(self, seq: int) -> dict[int, Risen]:
-        """What rose since before(), by inode. A probe's second asking gets nothing."""
+        """What rose since before(), by number. A probe's second asking gets nothing."""
         before = self._before.pop(seq, {})
         after = self._read() if any(not isinstance(reading, str) for reading in before.values()) else {}
-        return {inode: difference(inode, reading, after.get(inode, "it is gone")) for inode, reading in before.items()}
+        return {number: difference(number, reading, after.get(number, "it is gone")) for number, reading in before.items()}
 
     def _read(self) -> Mapping[int, Reading | str]:
         begun = time.monotonic()
-        found = {inode: read_rules(*where) for inode, where in self._watched.items()}
+        found = {number: read_rules(*where) for number, where in self._watched.items()}
         now = time.monotonic()
         self._not_before = now + PAUSE * (now - begun)
         return found

@@ -1,46 +1,76 @@
-"""Network namespaces: their inodes, their names, and running a function inside one."""
+"""Network namespaces: their numbers, their names, and running a function inside one.
+
+A namespace's number is its inode and, in the upper 32 bits, the lower half of its cookie. The kernel gives the inode of one
+that ended to the next one that is made, and a cookie to one only. Where the kernel does not tell cookies (before Linux 5.14)
+that half is 0, and so it is in events.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import socket
+import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from tracer.model.topology import inode, netns_number
 
 T = TypeVar("T")
 
 NAMED = "/run/netns"  # where `ip netns` and pyroute2 keep named namespaces
 CLONE_NEWNET = 0x40000000
-IN_CREATE, IN_DELETE = 0x100, 0x200
+IN_CREATE = 0x100
+SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, since Linux 5.14 (e8b9eab99232)
+REMEMBERED = 4096
+_OWN = "/proc/thread-self/ns/net"
 _NSFS_DEVICE = os.stat("/proc/self/ns/net").st_dev  # one nsfs instance holds every namespace of the machine
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# (path, inode, its ctime) -> number. While something holds the namespace's inode, as every mount on a file does, its ctime
+# stays; else each look makes another.
+_numbers: dict[tuple[str, int, int], int] = {}
 
 
-def inode(path: str) -> int:
-    """The number that the kernel knows the namespace by (`net->ns.inum`). OSError if `path` is gone or forbidden."""
-    return os.stat(path).st_ino
+def identify(path: str) -> int:
+    """The number of the namespace at `path`; without a cookie where it may not be entered. OSError if `path` is gone or
+    forbidden."""
+    found = os.stat(path)
+    key = path, found.st_ino, found.st_ctime_ns
+    number = _numbers.get(key)
+    if number is None:
+        try:
+            number = inside(path, here)
+        except PermissionError:
+            return found.st_ino
+        if len(_numbers) >= REMEMBERED:
+            _numbers.clear()
+        if inode(number) == found.st_ino:
+            _numbers[key] = number
+    return number
+
+
+def here() -> int:
+    """The number of the calling thread's own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            cookie = int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            cookie = 0
+    return netns_number(cookie, os.stat(_OWN).st_ino)
 
 
 def leads(path: str, number: int) -> bool:
-    """Does `path` still open the namespace with this inode? Not where that ended and the path is gone or another's."""
+    """Does `path` still open this namespace? Not where that ended and the path is gone or another's."""
     try:
-        return inode(path) == number
+        return os.stat(path).st_ino == inode(number) and identify(path) == number
     except OSError:
         return False
-
-
-def begun(path: str) -> int:
-    """When the process of a /proc/PID/ns/net began, CLOCK_MONOTONIC in ns; 0 if it ended or is none."""
-    try:
-        ticks = int(Path(path).parents[1].joinpath("stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-    suspended = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-    return ticks * 10**9 // os.sysconf("SC_CLK_TCK") - suspended
 
 
 def named() -> dict[str, str]:
@@ -60,10 +90,10 @@ def named() -> dict[str, str]:
 
 
 def arrivals() -> int | None:
-    """An inotify descriptor that can be read once a named namespace comes or goes: a moment before a new one is mounted on
-    its file. None where there is no folder for them, or no inotify."""
+    """An inotify descriptor that can be read once a named namespace comes: a moment before it is mounted on its file. None
+    where there is no folder for them, or no inotify."""
     fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd >= 0 and _libc.inotify_add_watch(fd, NAMED.encode(), IN_CREATE | IN_DELETE) < 0:
+    if fd >= 0 and _libc.inotify_add_watch(fd, NAMED.encode(), IN_CREATE) < 0:
         os.close(fd)
         return None
     return fd if fd >= 0 else None
@@ -96,7 +126,7 @@ def in_namespace(path: str, function: Callable[[], T]) -> T:
 
 def inside(path: str, function: Callable[[], T]) -> T:
     """The same, and where that is the calling thread's own namespace, without the right to enter another."""
-    return function() if leads("/proc/thread-self/ns/net", inode(path)) else in_namespace(path, function)
+    return function() if os.stat(path).st_ino == os.stat(_OWN).st_ino else in_namespace(path, function)
 
 
 def _enter(path: str) -> None:

@@ -14,7 +14,7 @@ class Place:
 
     word: str  # as typed: "c3", "netns:blue", "pid:17", "host"
     name: str  # what hops call it: "c3", "blue", "pid:17", "host"
-    netns: int  # inode
+    netns: int  # number
     path: str  # opens it
     container: Container | None = None
     notes: tuple[str, ...] = ()  # sentences worth saying once: "c3 shares the network namespace of c1"

@@ -23,7 +23,7 @@ _STATEMENT = re.compile(r"\b(?:(jump|goto) (\S+)|(accept|drop|reject|return|queu
 def read_ruleset(namespace: Namespace) -> Ruleset:
     """Never raises: what could not be read is told in `unknown`."""
     if namespace.chains is None:
-        return Ruleset(namespace.inode, unknown=("which tables there are could not be read",))
+        return Ruleset(namespace.netns, unknown=("which tables there are could not be read",))
     unknown: list[str] = []
     maps: dict[tuple[str, str, str], str] = {}
     ours = [chain for chain in namespace.chains if chain.family in TOOLS and chain.table in LEGACY]
@@ -49,7 +49,7 @@ def read_ruleset(namespace: Namespace) -> Ruleset:
             continue
         rules += listed(family, table, said)
         maps |= {(family, table, name): elements for name, elements in _MAP.findall(said)}
-    return Ruleset(namespace.inode, tuple(rules), tuple(dict.fromkeys(unknown)), maps)
+    return Ruleset(namespace.netns, tuple(rules), tuple(dict.fromkeys(unknown)), maps)
 
 
 def _listing(family: str, table: str) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from tracer.model.probes import Batch, Trace
 from tracer.model.topology import IPTABLES_TABLES, Namespace
-from tracer.topology.netns import in_namespace, inode
+from tracer.topology.netns import here, in_namespace
 from tracer.topology.nfnetlink import GETRULE, GETTABLE, Connection, text, word
 
 IPTABLES = {"ip": ("iptables-nft-save", "iptables-save"), "ip6": ("ip6tables-nft-save", "ip6tables-save")}
@@ -45,7 +45,7 @@ class Rulesets:
         self._tables: dict[tuple[int, str, str, str], _Table] = {}
 
     def named(self, batch: Batch, namespaces: Mapping[int, Namespace]) -> Batch:
-        """The batch, its messages with their rules' texts. `namespaces`: by inode."""
+        """The batch, its messages with their rules' texts. `namespaces`: by number."""
         if not batch.traces:
             return batch
         paths = {number: namespace.path for number, namespace in namespaces.items()}
@@ -55,7 +55,7 @@ class Rulesets:
         if trace.kind != "rule" or trace.handle is None:
             return trace
         path, key = paths.get(trace.netns, ""), (trace.chain, trace.handle)
-        place = trace.netns, path, trace.family, trace.table  # the inode alone may be another's before long
+        place = trace.netns, path, trace.family, trace.table
         table = self._tables.get(place)
         if table is None or ((key not in table.rules or table.handle != trace.table_handle) and key not in table.asked):
             asked = table.asked if table else set()
@@ -73,7 +73,7 @@ class Rulesets:
 def _read(trace: Trace, path: str) -> _Table:
     """The message's table, in the namespace at `path`."""
     def read() -> _Table:
-        if inode("/proc/thread-self/ns/net") != trace.netns:
+        if here() != trace.netns:
             raise OSError(errno.ESTALE, "its process ended")
         return _read_here(trace.family, trace.table)
 

@@ -18,6 +18,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import rt_type
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from tracer.model.topology import (
     Address,
@@ -33,7 +34,7 @@ from tracer.model.topology import (
     Route,
 )
 from tracer.topology.chains import read_chains
-from tracer.topology.netns import T, in_namespace, inode
+from tracer.topology.netns import T, identify, in_namespace, leads
 
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 RTEXT_FILTER_SKIP_STATS = 8  # counters are half of a link's message
@@ -59,44 +60,54 @@ NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, e
 
 
 def read_namespace(path: str, name: str, paths: Mapping[int, str], *, listeners: bool = True) -> Namespace:
-    """The namespace at `path`. `paths` (inode -> path) are the namespaces in which ends of veth pairs are looked for.
+    """The namespace at `path`. `paths` (number -> path) are the namespaces in which ends of veth pairs are looked for.
 
     Without `listeners` it takes a third of the time: /proc/net/tcp walks the whole machine's table of connections, 8 ms.
     OSError if the namespace is gone or forbidden.
     """
-    own = inode(path)
+    own = identify(path)
 
     def read() -> Namespace:
         with IPRoute() as ip:
             rows = list(ip.link("dump", ext_mask=RTEXT_FILTER_SKIP_STATS))
-            links = _links(ip, rows, own, _addresses(ip), paths)
+            numbers: dict[int, int] = {}
+            _resolve(ip, rows, numbers, paths)
+            links = _links(rows, own, numbers, _addresses(ip))
             fdb = _fdb(ip) if any(link.kind == "bridge" for link in links.values()) else ()
-            return Namespace(inode=own, name=name, path=path, links=links, fdb=fdb, neighbors=_neighbors(ip),
+            return Namespace(netns=own, name=name, path=path, links=links, fdb=fdb, neighbors=_neighbors(ip),
                              routes=_routes(ip), rules=_rules(ip), chains=read_chains(), sysctls=_sysctls(rows),
                              listeners=_listeners() if listeners else None)
 
     return _run(path, read)
 
 
-def read_links(path: str, indexes: Iterable[int], nsids: dict[int, int], paths: Mapping[int, str]) -> dict[int, Link]:
-    """These devices of the namespace at `path`, those that are there, without their addresses.
+def read_links(path: str, indexes: Iterable[int], told: Iterable[bytes], nsids: dict[int, int],
+               paths: Mapping[int, str]) -> dict[int, Link]:
+    """Devices of the namespace at `path`, without their addresses: those that are `told`, by the kernel's announcements
+    (RTM_NEWLINK), and these others, as far as they are there.
 
-    `nsids` are its ids of other namespaces as far as they are known already (id -> inode), and get what is found.
+    `nsids` are its ids of other namespaces as far as they are known already (id -> number), and get what is found.
     """
-    own = inode(path)
+    own, rows = identify(path), [_row(message) for message in told]
 
-    def read() -> dict[int, Link]:
-        rows = []
+    def read() -> None:
         with IPRoute() as ip:
             for index in indexes:
                 try:
-                    rows += ip.link("get", index=index)
+                    rows.extend(ip.link("get", index=index))
                 except NetlinkError as error:
                     if error.code != errno.ENODEV:
                         raise
-            return _links(ip, rows, own, {}, paths, nsids)
+            _resolve(ip, rows, nsids, paths)
 
-    return _run(path, read)
+    if indexes or _unresolved(rows, nsids):
+        _run(path, read)
+    return _links(rows, own, nsids)
+
+
+def former_links(told: Iterable[bytes]) -> dict[int, Link]:
+    """Devices that are gone, as the kernel announced them. What the veth devices led to cannot be found any more."""
+    return _links([_row(message) for message in told], 0, {})
 
 
 def route_get(path: str, destination: Address, source: Address | None = None, iif: int | None = None,
@@ -142,23 +153,34 @@ def _family(address: Address) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-def _links(ip: Any, rows: list[Any], own: int, addresses: Mapping[int, list[Interface]],
-           paths: Mapping[int, str], known: dict[int, int] | None = None) -> dict[int, Link]:
-    """`known`: as the `nsids` of read_links()."""
-    inodes = {} if known is None else known
-    wanted = {row.get("link_netnsid") for row in rows if _kind(row) == "veth"} - {None, *inodes}
-    inodes |= _inodes(ip, wanted, {number: path for number, path in paths.items() if number not in inodes.values()})
+def _row(message: bytes) -> Any:
+    row = ifinfmsg(message)
+    row.decode()
+    return row
+
+
+def _unresolved(rows: list[Any], nsids: Mapping[int, int]) -> set[int]:
+    return {row.get("link_netnsid") for row in rows if _kind(row) == "veth"} - {None, *nsids}
+
+
+def _resolve(ip: Any, rows: list[Any], nsids: dict[int, int], paths: Mapping[int, str]) -> None:
+    nsids |= _by_nsid(ip, _unresolved(rows, nsids),
+                      {number: path for number, path in paths.items() if number not in nsids.values()})
+
+
+def _links(rows: list[Any], own: int, nsids: Mapping[int, int],
+           addresses: Mapping[int, list[Interface]] | None = None) -> dict[int, Link]:
     links = {}
     for row in rows:
         index, kind, nsid = row["index"], _kind(row), row.get("link_netnsid")
         peer = None
-        if kind == "veth" and row.get("link"):
-            where = own if nsid is None else inodes.get(nsid)
+        if own and kind == "veth" and row.get("link"):
+            where = own if nsid is None else nsids.get(nsid)
             peer = LinkKey(where, row.get("link")) if where is not None else None
         links[index] = Link(
             ifindex=index, name=row.get("ifname"), kind=kind, mac=row.get("address"), mtu=row.get("mtu") or 0,
             up=bool(row["flags"] & IFF_UP), loopback=bool(row["flags"] & IFF_LOOPBACK), master=row.get("master"),
-            peer=peer, addresses=tuple(addresses.get(index, ())), carrier=row.get("carrier") != 0,
+            peer=peer, addresses=tuple(addresses.get(index, ())) if addresses else (), carrier=row.get("carrier") != 0,
             operstate=(row.get("operstate") or "unknown").lower(), port=_port(row))
     return links
 
@@ -227,8 +249,8 @@ def _kind(row: Any) -> str | None:
     return kind
 
 
-def _inodes(ip: Any, wanted: set[int], paths: Mapping[int, str]) -> dict[int, int]:
-    """The kernel's local ids of other namespaces -> inodes. It tells the id of a given namespace, never the reverse."""
+def _by_nsid(ip: Any, wanted: set[int], paths: Mapping[int, str]) -> dict[int, int]:
+    """The kernel's local ids of other namespaces -> numbers. It tells the id of a given namespace, never the reverse."""
     found: dict[int, int] = {}
     for number, path in paths.items():
         if wanted <= found.keys():
@@ -243,7 +265,7 @@ def _inodes(ip: Any, wanted: set[int], paths: Mapping[int, str]) -> dict[int, in
             continue
         finally:
             os.close(fd)
-        if nsid in wanted:
+        if nsid in wanted and leads(path, number):  # it was so when it was opened, too
             found[nsid] = number
     return found
 

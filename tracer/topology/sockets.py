@@ -14,7 +14,7 @@ from pyroute2 import DiagSocket
 from pyroute2.netlink.exceptions import NetlinkError
 
 from tracer.model.topology import Address
-from tracer.topology.netns import in_namespace, inode
+from tracer.topology.netns import in_namespace
 
 # include/net/tcp_states.h; a UDP socket without a peer is in TCP_CLOSE
 LISTENING = {"tcp": (socket.IPPROTO_TCP, 1 << 10), "udp": (socket.IPPROTO_UDP, 1 << 7)}
@@ -60,7 +60,7 @@ def listener(path: str, transport: str, address: Address, port: int) -> Listener
     if not found:
         return None
     first = None
-    for pid, argv in _holders(max(found, key=lambda one: one[0])[1], inode(path)):
+    for pid, argv in _holders(max(found, key=lambda one: one[0])[1], os.stat(path).st_ino):
         holder = Listener(pid, os.path.basename(argv[0]), relay(argv))
         if holder.relay:  # the daemon that opened a proxy's socket may hold it too
             return holder
@@ -96,13 +96,13 @@ def _score(row: Any, address: Address) -> int:
     return score + (4 if bound == address else 0) + (0 if row["idiag_if"] else 8)
 
 
-def _holders(number: int, netns: int) -> Iterator[tuple[int, list[str]]]:
+def _holders(number: int, netns_inode: int) -> Iterator[tuple[int, list[str]]]:
     """(pid, command line) of the namespace's processes that hold the socket with this inode, the lowest pid first."""
     wanted = f"socket:[{number}]"
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         at = f"/proc/{pid}"
         try:
-            if os.stat(f"{at}/ns/net").st_ino != netns or not any(
+            if os.stat(f"{at}/ns/net").st_ino != netns_inode or not any(
                     _is(f"{at}/fd/{fd}", wanted) for fd in os.listdir(f"{at}/fd")):
                 continue
             with open(f"{at}/cmdline", "rb") as file:

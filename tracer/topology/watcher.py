@@ -4,9 +4,6 @@ A thread follows what the kernel announces in the host's namespace and what the 
 socket in any other namespace: that would keep it, and its devices, alive after its container ended. The namespaces of
 containers and those behind the host's veth pairs are read when they come, when the host's end or the engine tells of a
 change, and when a packet was met at a device that is not known there.
-
-The kernel gives the inode of a namespace that ended to the next one that is made. So a name has an end: Topology.at() tells
-the names of a time.
 """
 
 from __future__ import annotations
@@ -20,11 +17,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tracer.errors import UserError
-from tracer.model.topology import Container, Ended, FormerLink, Link, LinkKey, Namespace, Topology
+from tracer.model.topology import Container, FormerLink, Link, LinkKey, Namespace, Topology
 from tracer.topology import changes, netns
 from tracer.topology.directory import Claim, container_path
 from tracer.topology.engine import EngineError, EngineEvent, Events
@@ -46,9 +44,40 @@ RECEIVE_BYTES = 4 << 20
 PUZZLES = 1024
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr
-INTERFACE = struct.Struct("=BxHi")  # ifinfomsg, up to the index
+INTERFACE = struct.Struct("=B3xi")  # ifinfomsg, up to the index
 NEWLINK, DELLINK = 16, 17  # RTM_*
 CONTAINER_ID = re.compile("[0-9a-f]{64}")
+
+
+class _Ended(NamedTuple):
+    """A namespace that is no more: packets of it are yet to be told."""
+
+    netns: int
+    name: str
+    namespace: Namespace | None  # None: it was not read
+    until: int  # when its end was noticed, CLOCK_MONOTONIC ns
+
+
+@dataclass
+class _Announced:
+    """Of the host's devices."""
+
+    told: dict[int, bytes] = field(default_factory=dict)  # the last that the kernel said of one
+    gone: dict[int, bytes] = field(default_factory=dict)  # the last that it said before, or only that it is gone
+    others: set[int] = field(default_factory=set)  # that changed otherwise
+    too_many: bool = False  # the kernel had more to say than the socket takes
+
+    @property
+    def devices(self) -> set[int]:
+        return {*self.told, *self.gone, *self.others}
+
+    def add(self, ends: bool, family: int, index: int, message: bytes) -> None:
+        if family != socket.AF_UNSPEC:  # a bridge, of its port
+            self.others.add(index)
+        elif ends:
+            self.gone[index] = self.told.pop(index, message)
+        else:
+            self.told[index] = message
 
 
 class Watcher:
@@ -63,17 +92,16 @@ class Watcher:
         self._host, self._directory = host, host.directory
         self._here = host.place.netns
         self._namespaces: dict[int, Namespace] = {}  # that were read
-        self._ended: list[Ended] = []
-        self._followed: dict[int, str] = {}  # inode -> path
-        self._since: dict[int, int] = {}  # of those that are new
+        self._ended: list[_Ended] = []
         self._former: list[FormerLink] = []
-        self._nsids: dict[int, int] = {}  # the host's ids of other namespaces -> inode
+        self._nsids: dict[int, int] = {}  # the host's ids of other namespaces -> number
         self._stale = {self._here}  # namespaces to read
         self._later: dict[int, float] = {}  # the same, not before a time, monotonic s
         self._changes = False  # that are not published
         self._whole_at = self._alive_at = self._publish_at = 0.0  # not before, monotonic s
         self._again: dict[LinkKey, tuple[float, float]] = {}  # unknown device -> (not before, next wait)
         self._events: Events | None = None
+        self._heard: dict[str, str] = {}  # what the engine's events call a container, by its id
         self._reconnect = (0.0, RECONNECT_S)  # (not before, next wait)
         self._busy_until = 0.0  # monotonic s
         self._lock = threading.Lock()
@@ -86,7 +114,7 @@ class Watcher:
     def __enter__(self) -> Watcher:
         self._socket = netns.in_namespace(self._host.place.path, changes.open_socket)
         self.news, self._wake = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
-        self._lives = Lives(self._directory.named, lambda: os.eventfd_write(self._wake, 1))
+        self._lives = Lives(self._directory.named, lambda: os.eventfd_write(self._wake, 1), self._directory.engine)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             self._told: Topology | None = None
@@ -128,8 +156,11 @@ class Watcher:
 
     def met(self, keys: Iterable[LinkKey]) -> None:
         """Packets were seen at these devices, and the topology does not have them: look for them soon."""
+        found = set(keys)
         with self._lock:
-            self._met |= set(keys)
+            self._met |= found
+        if found:
+            os.eventfd_write(self._wake, 1)
 
     def stir(self) -> None:
         """Packets are being told: keep `heard` near to now for a while."""
@@ -173,25 +204,18 @@ class Watcher:
         known = dict(self._directory.names)
         for life in lives:
             self._live(life)
-        if announced is None or announced or events or now >= self._alive_at:
+        if announced.devices or announced.too_many or events or now >= self._alive_at:
             self._alive_at = now + ALIVE_S
             self._bury()
         changed = self._learn(events)
-        devices = announced or set()
         for key in self._due(met, now):
             if key.netns == self._here:
-                devices.add(key.ifindex)
+                announced.others.add(key.ifindex)
             elif key.netns in self._directory.names or self._search(key.netns):
                 self._stale.add(key.netns)
         renamed = known != self._directory.names or bool(lives)
-        for number, path in self._directory.paths.items():
-            if self._followed.get(number) != path:
-                self._followed[number] = path
-                if path.startswith("/proc/"):
-                    self._since[number] = netns.begun(path)
-                    self._lives.follow(path, number)
-        changed |= self._read_host(announced is None, now)
-        changed |= self._devices(devices, renamed)
+        changed |= self._read_host(announced.too_many, now)
+        changed |= self._devices(announced, renamed)
         if changed or renamed:
             self._stale |= self._near() - self._namespaces.keys()
         changed |= self._read(now)
@@ -203,9 +227,8 @@ class Watcher:
         if not self._changes:
             self.heard = begun
 
-    def _announced(self) -> set[int] | None:
-        """Devices of the host that are others now, or gone; None where the kernel had more to say than the socket takes."""
-        found: set[int] | None = set()
+    def _announced(self) -> _Announced:
+        found = _Announced()
         while True:
             try:
                 data = self._socket.recv(1 << 16)
@@ -214,15 +237,15 @@ class Watcher:
             except OSError as error:
                 if not changes.overrun(error):
                     raise
-                found = None
+                found = _Announced(too_many=True)
                 self._stale.add(self._here)
                 continue
             at = 0
             while at + HEADER.size <= len(data):
                 length, kind, *_rest = HEADER.unpack_from(data, at)
                 if kind in (NEWLINK, DELLINK):
-                    if found is not None:
-                        found.add(INTERFACE.unpack_from(data, at + HEADER.size)[2])
+                    family, index = INTERFACE.unpack_from(data, at + HEADER.size)
+                    found.add(kind == DELLINK, family, index, data[at:at + length])
                 else:  # addresses, routes, rules: read with everything else of the host
                     self._stale.add(self._here)
                 at += max((length + 3) & ~3, HEADER.size)
@@ -251,31 +274,22 @@ class Watcher:
             return []
 
     def _live(self, life: Life) -> None:
-        """A namespace began or ended; what lived between two rounds did both."""
-        number, now = life.inode, life.until or time.monotonic_ns()
-        if life.until is None:
-            if self._directory.paths.get(number, life.path) != life.path:
-                self._bury(now)
-            if self._directory.learn(life.path, life.name, Claim.NAMED) == number:
-                self._since[number] = life.since
-        elif self._directory.paths.get(number) == life.path and not netns.leads(life.path, number):
-            self._end(number, now)
-        elif life.name and self._directory.names.get(number) != life.name:
-            self._ended.append(Ended(number, life.name, None, life.since, now))
+        """What came and went between two rounds has its name all the same."""
+        if self._directory.learn(life.path, life.name, life.claim) != life.netns:
+            self._ended.append(_Ended(life.netns, life.name, None, time.monotonic_ns()))
 
-    def _bury(self, now: int | None = None) -> None:
-        """Namespaces that ended, which may not have been noticed otherwise."""
+    def _bury(self) -> None:
+        """Namespaces that ended."""
         for number, path in tuple(self._directory.paths.items()):
             if number != self._here and not netns.leads(path, number):
-                self._end(number, now or time.monotonic_ns())
+                self._end(number)
 
-    def _end(self, number: int, now: int) -> None:
-        self._ended.append(Ended(number, self._directory.names[number], self._namespaces.pop(number, None),
-                                 self._since.pop(number, 0), now))
+    def _end(self, number: int) -> None:
+        self._ended.append(_Ended(number, self._directory.names[number], self._namespaces.pop(number, None),
+                                  time.monotonic_ns()))
         self._directory.forget(number)
-        self._followed.pop(number, None)
         self._stale.discard(number)
-        self._nsids = {nsid: inode for nsid, inode in self._nsids.items() if inode != number}
+        self._nsids = {nsid: known for nsid, known in self._nsids.items() if known != number}
         # the container that it was made for ended, and another shares it still
         for container in self._directory.inspected.values():
             if container.pid and netns.leads(container_path(container), number):
@@ -286,26 +300,30 @@ class Watcher:
         for event in events:
             identity = event.container
             known = directory.inspected.get(identity)
+            if event.kind == "container" and event.name:
+                self._heard[identity] = event.name
             if event.kind == "network":
                 if event.action in ("create", "destroy", "remove"):
                     directory.list_networks_anew()
                 elif known and known.pid:
-                    directory.inspect(identity)
-                    for number in self._of([known]):
-                        self._touch(number)
+                    self._inspect(identity)
             elif event.action in ("start", "restart", "unpause", "rename"):
                 if event.action == "rename":
                     for number in [n for n, name in directory.names.items() if known and name == event.old_name
                                    and netns.leads(container_path(known), n)]:
                         directory.forget(number)
-                container = directory.inspect(identity)
-                for number in self._of([container] if container else []):
-                    self._touch(number)
+                self._inspect(identity)
             elif event.action in ("die", "died") and known:
                 directory.inspected[identity] = replace(known, pid=0, state="exited")
             elif event.action in ("destroy", "remove"):
                 directory.drop(identity)
+                self._heard.pop(identity, None)
         return bool(events)
+
+    def _inspect(self, identity: str) -> None:
+        container = self._directory.inspect(identity)
+        for number in self._of([container] if container else []):
+            self._touch(number)
 
     def _due(self, met: set[LinkKey], now: float) -> Iterator[LinkKey]:
         """Those that are unknown indeed, each at growing intervals: a device that nobody knows costs next to nothing."""
@@ -321,13 +339,15 @@ class Watcher:
 
     def _search(self, number: int) -> bool:
         """A process in the namespace, and its container by its cgroup: before the engine says that it runs."""
-        for folder in Path("/proc").glob("[0-9]*"):
-            if netns.leads(f"{folder}/ns/net", number):
+        for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True):  # the latest first
+            if netns.leads(path := f"/proc/{pid}/ns/net", number):
                 with suppress(OSError):
-                    if found := CONTAINER_ID.search((folder / "cgroup").read_text()):
-                        container = self._directory.inspect(found[0])
-                        if container and number not in self._directory.names:
-                            self._directory.learn(f"{folder}/ns/net", container.name, Claim.GUEST)
+                    if found := CONTAINER_ID.search(Path(f"/proc/{pid}/cgroup").read_text()):
+                        identity = found[0]
+                        if identity not in self._heard and (container := self._directory.inspect(identity)):
+                            self._heard[identity] = container.name
+                        if identity in self._heard:
+                            self._directory.learn(path, self._heard[identity], Claim.GUEST)
                         return number in self._directory.names
         return False
 
@@ -388,20 +408,23 @@ class Watcher:
         """Where ends of veth pairs are looked for: the host first, the latest that were made next."""
         return {self._here: self._host.place.path} | dict(reversed(self._directory.paths.items()))
 
-    def _devices(self, indexes: set[int], more: bool) -> bool:
+    def _devices(self, announced: _Announced, more: bool) -> bool:
         """Of the host. `more`: there are namespaces in which the other end of one may be found now."""
-        from tracer.topology.snapshot import read_links
+        from tracer.topology.snapshot import former_links, read_links
 
-        host = self._namespaces[self._here]
+        host, indexes = self._namespaces[self._here], announced.devices
         known = dict(host.links)
-        wanted = indexes | {link.ifindex for link in known.values() if link.kind == "veth" and (
+        waiting = {link.ifindex for link in known.values() if link.kind == "veth" and (
             (more and link.peer is None) or (link.peer and link.peer.netns == self._here and (
                 link.peer.ifindex not in known or link.peer.ifindex in indexes)))}
-        if not wanted:
+        asked = (announced.others | waiting - announced.told.keys()) - announced.gone.keys()
+        if not asked and not indexes:
             return False
-        found = read_links(host.path, wanted, self._nsids, self._by_hand())
+        found = read_links(host.path, asked, announced.told.values(), self._nsids, self._by_hand())
         now = time.monotonic_ns()
-        for index in wanted:
+        came_and_went = former_links(announced.gone[index] for index in announced.gone.keys() - known.keys())
+        self._former += [FormerLink(link, now) for link in came_and_went.values()]
+        for index in asked | indexes:
             link, before = found.get(index), known.pop(index, None)
             if link and link.peer and not netns.leads(self._directory.paths[link.peer.netns], link.peer.netns):
                 link = replace(link, peer=None)  # it ended, and its id may be another's: found once that has a name
@@ -427,28 +450,23 @@ class Watcher:
         before = len(self._ended) + len(self._former)
         self._ended = [ended for ended in self._ended if ended.until > end]
         self._former = [former for former in self._former if former.until > end]
-        self._since = {number: since for number, since in self._since.items() if since > end}
         return before != len(self._ended) + len(self._former)
 
     def _publish(self) -> None:
-        """What ended is kept in it where nothing else has its place."""
         directory = self._directory
-        names = {end.inode: end.name for end in self._ended} | directory.names
-        read = {end.inode: end.namespace for end in self._ended
-                if end.namespace and end.inode not in directory.names} | self._namespaces
-        ended = tuple(replace(end, reused=end.inode in directory.names) for end in self._ended)
-        reused = {end.inode for end in ended if end.reused}
+        names = {end.netns: end.name for end in self._ended} | directory.names
+        read = {end.netns: end.namespace for end in self._ended if end.namespace} | self._namespaces
         host = read[self._here]
         gone = {former.link.ifindex for former in self._former if former.gone} - host.links.keys()
         links = {}
         for former in self._former:
             index, peer = former.link.ifindex, former.link.peer
             whole = peer is not None and former.link.master is not None
-            if index in gone and not (peer and peer.netns in reused) and (whole or index not in links):
+            if index in gone and (whole or index not in links):
                 links[index] = former.link
         read[self._here] = replace(host, links=links | dict(host.links))
         containers = {c.id: c for c in directory.containers()} | directory.inspected
         self.topology = Topology(self._here, {n: replace(one, name=names.get(n, one.name)) for n, one in read.items()},
-                                 names, tuple(containers.values()), tuple(directory.networks()), ended,
-                                 tuple(self._former), dict(self._since), directory.client)
+                                 names, tuple(containers.values()), tuple(directory.networks()), tuple(self._former),
+                                 directory.client)
         os.eventfd_write(self.news, 1)
