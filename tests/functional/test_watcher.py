@@ -22,7 +22,7 @@ from tests.functional.engine import NETNS, Engine, in_netns
 from tests.functional.pinging import answers
 from tracer.kernel.probes import Probes
 from tracer.model.selection import Selection
-from tracer.model.topology import Topology, inode
+from tracer.model.topology import Topology
 from tracer.topology import changes, netns
 from tracer.topology.engine import Engine as Client
 from tracer.topology.host import Host
@@ -83,7 +83,7 @@ def test_containers_come_get_other_names_and_networks_and_go(watcher: Watcher, e
         assert "n2" in {container.name for container in topology.containers}
 
 
-def test_the_next_container_has_the_inode_but_not_the_name(watcher: Watcher, engine: Engine) -> None:
+def test_the_next_container_may_have_the_inode_but_not_the_name(watcher: Watcher, engine: Engine) -> None:
     engine.run("n1")
     first = netns.identify(f"/proc/{engine.pid('n1')}/ns/net")
     until(watcher, lambda t: ("n1", "eth0") in ends(t))
@@ -95,8 +95,6 @@ def test_the_next_container_has_the_inode_but_not_the_name(watcher: Watcher, eng
     engine.run("n2")
     try:
         second = netns.identify(f"/proc/{engine.pid('n2')}/ns/net")
-        if inode(first) != inode(second):
-            pytest.skip("something else on this machine was given the inode")
         topology = until(watcher, lambda t: ("n2", "eth0") in ends(t))
         assert (topology.node(first), topology.node(second)) == ("n1", "n2")
         assert ("n1", "eth0") in ends(topology.at(before))

@@ -26,7 +26,8 @@ from tracer.cli.telling import Telling
 from tracer.errors import UserError
 from tracer.model.layout import EVENT, Event, Place
 from tracer.model.probes import Batch
-from tracer.model.run import Begin, Item, LiveBegin
+from tracer.model.run import Begin, Item, Know, LiveBegin
+from tracer.model.topology import has_cookie, inode
 from tracer.render.json_lines import JsonRenderer
 
 SAMPLES = Path(__file__).parent / "traces"
@@ -234,6 +235,35 @@ def test_the_live_sample_of_version_1() -> None:
     begin = found[0]
     assert isinstance(begin, LiveBegin) and begin.start.following == "icmp"
     assert sum(len(item.events) for item in found if isinstance(item, Batch)) == 153
+
+
+def test_the_sample_of_version_2() -> None:
+    found, cut = read(SAMPLES / "version_2.pcapng")
+    assert cut is None
+    begin, batch = found[0], next(item for item in found if isinstance(item, Batch) and item.events)
+    assert isinstance(begin, Begin) and begin.start.source.name == "c1"
+    assert has_cookie(begin.topology.host)
+    assert {begin.topology.node(event.netns) for event in batch.events if event.netns} == {"c1", "c2", "host"}
+
+
+def test_the_live_sample_of_version_2() -> None:
+    """Two containers, one after the other, had one inode."""
+    found, cut = read(SAMPLES / "version_2_live.pcapng")
+    assert cut is None
+    known = {number: name for item in found if isinstance(item, Know) for number, name in item.topology.names.items()}
+    first, second = (next(number for number, name in known.items() if name == one) for one in ("short0", "short1"))
+    assert inode(first) == inode(second) and first != second
+    met = {event.netns for item in found if isinstance(item, Batch) for event in item.events}
+    assert {first, second} <= met
+
+
+def test_version_1_has_no_name_for_an_inode_that_two_namespaces_had() -> None:
+    second = {"inode": 7, "name": "second"}
+    topology = {"names": [[7, "second"], [8, "c1"]], "namespaces": [[7, second], [8, {"inode": 8, "name": "c1"}]],
+                "ended": [{"inode": 7, "name": "first", "reused": True}, {"inode": 8, "name": "c1", "reused": False}]}
+    _name, given = layout.CONVERTERS[1]("Know", {"topology": topology})
+    assert given["topology"]["names"] == [[8, "c1"]]
+    assert given["topology"]["namespaces"] == [[8, {"inode": 8, "name": "c1", "netns": 8}]]
 
 
 def test_an_older_version_goes_through_its_converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

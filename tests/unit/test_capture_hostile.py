@@ -32,11 +32,14 @@ THOROUGH = settings(max_examples=int(os.environ.get("DNETTRACE_EXAMPLES", "150")
                     suppress_health_check=[HealthCheck.too_slow])
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(
     ["172.17.0.2", "::", "forward", "rule"]), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-        st.sampled_from(["seq", "when", "topology", "traces", "namespaces", "now", "ms", "risen", "x"]), inner, max_size=4))
+        st.sampled_from(["seq", "when", "topology", "traces", "namespaces", "names", "ended", "now", "ms", "risen", "x"]),
+        inner, max_size=4))
 
 
 @cache
 def sample(name: str) -> bytes:
+    if name.startswith("version_"):
+        return (Path(__file__).parent / f"traces/{name}.pcapng").read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         run = every_kind() if name == "every_kind" else live_items() if name == "live" else items(name)
         return write(Path(folder, "run.pcapng"), run).read_bytes()
@@ -75,7 +78,7 @@ def test_any_bytes(data: bytes) -> None:
 
 
 @THOROUGH
-@given(st.sampled_from(["every_kind", "isolated", "live"]),
+@given(st.sampled_from(["every_kind", "isolated", "live", "version_1", "version_1_live"]),
        st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9)), max_size=6),
        st.floats(0.5, 1), st.sampled_from(["-v", "--json"]))
 def test_a_trace_with_bytes_changed(name: str, edits: list[tuple[float, bytes]], length: float, option: str) -> None:
@@ -100,6 +103,8 @@ def test_any_item(name: str, value: Any) -> None:
     replayed(beginning("isolated") + item)
     replayed(beginning("live") + item)
     replayed(beginning("isolated", 1) + item)  # the section alone
+    replayed(beginning("version_1") + item)
+    replayed(beginning("version_1", 1) + item)
 
 
 @THOROUGH

@@ -11,6 +11,7 @@ from tracer.journey.stack import own_frames
 from tracer.journey.tracks import Tracks, device_name
 from tracer.model.layout import Place
 from tracer.model.probes import Batch
+from tracer.model.topology import LinkKey
 
 
 def test_a_renamed_device_leaves_its_old_tail_behind_the_nul() -> None:
@@ -70,3 +71,29 @@ def test_the_bridge_learns_from_frames_that_were_seen_before() -> None:
 ])
 def test_own_frames_end_where_the_packet_was_received(stack: tuple[str, ...], own: tuple[str, ...]) -> None:
     assert own_frames(stack) == own
+
+
+def test_a_veth_pair_is_known_from_the_packets_that_cross_it() -> None:
+    """Until it is read; and where an earlier step of its making was read."""
+    recording = load("one_bridge")
+    known, c1 = recording.topology, next(n for n, name in recording.topology.names.items() if name == "c1")
+    host = known.namespaces[known.host]
+    end = next(link for link in host.links.values() if link.peer and link.peer.netns == c1)
+    for read in (None, LinkKey(known.host, 99)):
+        space = replace(host, links={**host.links, end.ifindex: replace(end, peer=read)})
+        tracks = Tracks(replace(known, namespaces={known.host: space}))
+        tracks.feed(Batch(recording.events, 1))
+        assert tracks.peer_of(known.host, end.ifindex) == (("host", "if99") if read else None), "hops between may be lost"
+        tracks = Tracks(replace(known, namespaces={known.host: space}))
+        tracks.feed(Batch(recording.events, 0))
+        assert tracks.peer_of(known.host, end.ifindex) == ("c1", "eth0")
+
+
+def test_devices_are_met_for_the_first_time_once() -> None:
+    recording = load("one_bridge")
+    tracks = Tracks(recording.topology)
+    tracks.feed(Batch(recording.events, 0))
+    assert tracks.fresh() == {LinkKey(e.netns, e.ifindex) for e in recording.events if e.netns and e.ifindex
+                              and e.place != Place.ROUTE}
+    tracks.feed(Batch(recording.events, 0))
+    assert tracks.fresh() == set()
