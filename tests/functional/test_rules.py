@@ -21,7 +21,7 @@ from tracer.kernel.rules import RuleTracer, selected
 from tracer.model.probes import Trace
 from tracer.model.selection import Selection
 from tracer.model.topology import BaseChain
-from tracer.topology.netns import in_namespace
+from tracer.topology.netns import identify, in_namespace
 from tracer.topology.nfnetlink import DELTABLE, GETTABLE, NEWCHAIN, NEWTABLE, Connection, text, word
 from tracer.topology.snapshot import read_namespace
 
@@ -332,7 +332,7 @@ def traced(monkeypatch: pytest.MonkeyPatch, ruleset: str, receive_bytes: int, pr
 
 def test_messages_that_the_kernel_had_no_room_for_are_counted(network: None, monkeypatch: pytest.MonkeyPatch) -> None:
     found, lost = traced(monkeypatch, OWN, 1, 30)
-    assert lost and set(lost) == {os.stat(NETNS / HOST).st_ino}
+    assert lost and set(lost) == {identify(str(NETNS / HOST))}
     found, lost = traced(monkeypatch, OWN, 8 << 20, 30)
     assert (len(found), lost) == (30, [])
 
@@ -381,7 +381,7 @@ from tests.functional.test_rules import OURS
 from tracer.kernel.rules import RuleTracer, selected
 from tracer.model.topology import BaseChain, Namespace
 tracer = RuleTracer(*selected(OURS))
-host = Namespace({os.stat(NETNS / HOST).st_ino}, "host", "{NETNS / HOST}", chains=(BaseChain("ip", "f", "i", "input", 0),))
+host = Namespace({identify(str(NETNS / HOST))}, "host", "{NETNS / HOST}", chains=(BaseChain("ip", "f", "i", "input", 0),))
 tracer.watch(host)
 tracer.arm()
 print(*tracer.untraced.values(), tracer.read())

@@ -241,6 +241,22 @@ def test_recorded_traffic(dnettrace: Dnettrace, tmp_path: Path) -> None:
     assert {"prerouting", "l2_forward", "forward", "postrouting", "egress", "ingress"} <= stages
 
 
+def test_live_in_detail_sees_what_ping_sees() -> None:
+    """Only then: these probes are not for a busy host's every packet."""
+    attached = {}
+    for detail in ([], ["-v"]):
+        live = subprocess.Popen([*program(), "--lab", "live", "icmp", "--json", "-c", "2", *detail], stdout=subprocess.PIPE,
+                                text=True)
+        assert live.stdout
+        attached[bool(detail)] = set(json.loads(live.stdout.readline())["probes"]["attached"])
+        assert answers(f"{LAB}c1", "172.17.0.3")
+        told, _ = live.communicate(timeout=120)
+    assert attached[True] - attached[False] >= {"__br_forward", "br_flood", "br_pass_frame_up", "neigh_resolve_output"}
+    request = next(row for row in map(json.loads, told.splitlines()) if row["type"] == "journey")
+    (decision,) = [hop for hop in request["hops"] if hop["stage"] == "l2_forward"]
+    assert (decision["timed"], decision["inferred"]) == (True, False)
+
+
 def test_killed_it_leaves_nothing() -> None:
     tracing = subprocess.Popen([*program(), "--lab", "ping", "c1", "c2", "-c", "100", "-i", "0.2"], stdout=subprocess.PIPE)
     assert tracing.stdout

@@ -7,6 +7,7 @@ from ipaddress import ip_interface
 import pytest
 
 from tracer.model.topology import Container, Link, Namespace
+from tracer.topology.netns import here
 from tracer.topology.place import Place, candidates, no_address
 
 
@@ -70,3 +71,14 @@ def test_a_namespace_is_no_container() -> None:
     source, target = Place("c1", "c1", 1, ""), Place("netns:blue", "blue", 2, "")
     assert str(no_address(source, C1, target, BARE, None)) == \
         "blue has no IP address: give blue one with `ip address add`."
+
+
+def test_whose_etc_a_name_is_looked_up_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracer.cli.session import _resolve
+    from tracer.traffic import resolve
+
+    monkeypatch.setattr(resolve, "resolve", lambda _name, _path, etc, _version: etc)
+    container = Container("aa", "c1", 7, "running", "bridge")
+    for place, etc in ((Place("host", "host", here(), "/h"), "/etc"), (Place("a", "a", here() + 1, "/a"), "/etc/netns/a"),
+                       (Place("c1", "c1", 9, "/c", container), "/proc/7/root/etc")):
+        assert _resolve(place, "name", 4) == etc

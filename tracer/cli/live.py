@@ -16,7 +16,7 @@ from tracer.cli.options import finite
 @click.option("--tcp-problems", is_flag=True, help="Only TCP retransmissions and resets.")
 @click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="Stop after N journeys.")
 @click.option("--duration", type=click.FloatRange(min=0.1), metavar="SECONDS", callback=finite, help="Stop after so long.")
-@click.option("-v", "--verbose", is_flag=True, help="All hops of each journey.")
+@click.option("-v", "--verbose", is_flag=True, help="All hops of each journey, by more probes where the kernel has them.")
 @click.option("-w", "--write", metavar="FILE", help="Record the run as pcapng: for `dnettrace replay`, Wireshark, tcpdump.")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.option("--lab", "in_lab", is_flag=True, help="As `dnettrace --lab live`.")

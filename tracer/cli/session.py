@@ -317,15 +317,12 @@ def _on_bridge(topology: Topology, netns: int, address: Address | None) -> OnBri
 
 def _resolve(source: Place, name: str, version: int | None) -> Address:
     """A hostname, as the source itself would resolve it."""
+    from tracer.topology.netns import here
     from tracer.traffic.resolve import resolve
 
     etc = "/etc"
     if source.container:
         etc = f"/proc/{source.container.pid}/root/etc"
-    elif source.netns != _here():
+    elif source.netns != here():
         etc = f"/etc/netns/{source.name}"
     return resolve(name, source.path, etc, version)
-
-
-def _here() -> int:
-    return os.stat("/proc/self/ns/net").st_ino

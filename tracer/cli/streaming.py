@@ -62,8 +62,9 @@ class Follower:
     _watcher: Watcher
     _topology: Topology  # that was played last
 
-    def __init__(self, host: Host, following: Following, networks: list[Network]) -> None:
-        self._host, self._following, self._networks = host, following, networks
+    def __init__(self, host: Host, following: Following, networks: list[Network], in_detail: bool = False) -> None:
+        """`in_detail`: with the probes that cost more than a line a packet needs."""
+        self._host, self._following, self._networks, self._in_detail = host, following, networks, in_detail
         self._armed, self._matched = False, 0.0  # is netfilter watched; the last match, monotonic s
         self._until: float | None = None  # as asked for, monotonic s
 
@@ -115,7 +116,7 @@ class Follower:
 
     def _new_probes(self) -> Probes:
         selection = Selection(self._expression(), bool(self._following.containers))
-        return Probes(selection, rules=False, ring_bytes=self._ring_bytes, shed=True)
+        return Probes(selection, rules=False, ring_bytes=self._ring_bytes, shed=True, functions=self._in_detail)
 
     def _renew(self) -> None:
         """See what a module that was loaded meanwhile lets one see."""
@@ -173,8 +174,8 @@ class Stream(Follower):
     """Made by open(), used once by run()."""
 
     def __init__(self, host: Host, following: Following, renderer: LiveRenderer | LiveJsonRenderer,
-                 networks: list[Network]) -> None:
-        super().__init__(host, following, networks)
+                 networks: list[Network], in_detail: bool) -> None:
+        super().__init__(host, following, networks, in_detail)
         self._renderer = renderer
         self._telling = LiveTelling(renderer, Shown(following.drops, following.tcp_problems, following.count))
         self._listeners: list[Callable[[Item], None]] = [self._telling.play]
@@ -183,7 +184,7 @@ class Stream(Follower):
     def open(cls, following: Following, *, in_lab: bool, verbose: bool, as_json: bool) -> Stream:
         """Resolve the names. UserError where they mean nothing, or libpcap does not take the filter."""
         host, networks = cls.named(following, in_lab)
-        return cls(host, following, live_renderer_for(as_json, verbose), networks)
+        return cls(host, following, live_renderer_for(as_json, verbose), networks, verbose)
 
     def run(self) -> ExitStatus:
         """Follow and tell until it is enough: Ctrl-C, the count or the time."""

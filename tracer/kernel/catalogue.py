@@ -35,8 +35,9 @@ class Probe:
     armed: bool = False  # attached only while a probe is under way
     module: str = ""  # that has the function, where it is not built in
     # Of a function that makes more exact what other probes show: without it nothing is missing. It is there for test
-    # packets alone, a busy host's would pay for it. What its first parameters point to must be these structs; and of which
-    # transport protocol's packets it is about, where not of all.
+    # packets, and in a stream that is wanted in detail while something matches: a busy host's packets would pay for it. What
+    # its first parameters point to must be these structs; and of which transport protocol's packets it is about, where not
+    # of all.
     takes: tuple[str, ...] = ()
     transport: str | None = None
 

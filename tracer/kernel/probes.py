@@ -85,9 +85,9 @@ class Probes:
     until: int  # what happened before was read, CLOCK_MONOTONIC ns
 
     def __init__(self, selection: Selection | Stream, rules: bool = True, ring_bytes: int = 1 << 20,
-                 shed: bool = False, mechanisms: Collection[Mechanism] = tuple(Mechanism)) -> None:
+                 shed: bool = False, functions: bool = True, mechanisms: Collection[Mechanism] = tuple(Mechanism)) -> None:
         """`ring_bytes`: a power of two, and whole pages. `shed`: leave out whole journeys where events come faster than they
-        are read. `mechanisms`: no other is tried."""
+        are read. `functions`: probe those too that make more exact what others show. `mechanisms`: no other is tried."""
         require_root()
         ring = _import_ring()
         self._rules = RuleTracer(*selected(selection)) if rules and isinstance(selection, Selection) else None
@@ -123,7 +123,7 @@ class Probes:
             self._cast = self._btf.id("bpf_rdonly_cast", btf.FUNC)
             self._hooking = find_way(self._btf, self._mechanisms)
             self._functions = find_functions(self._btf, self._hooking, self._mechanisms) \
-                if isinstance(selection, Selection) else HookWay(None)
+                if functions else HookWay(None)
             if self._hooking.why:
                 self._missing["netfilter"] = self._hooking.why
             self._links = stack.enter_context(ExitStack())
@@ -326,7 +326,6 @@ class Probes:
         ways = {Mechanism.CAST_TRACEPOINT: ("-DTYPED", f"-D{'BYTES' if expression else 'HEADER'}_ID={header}"),
                 Mechanism.TYPED_TRACEPOINT: ("-DTYPED",), Mechanism.RAW_TRACEPOINT: ()}
         hooking, functions = self._hooking, self._functions
-        transport = self._selection.transport if isinstance(self._selection, Selection) else None
         for way in TRACEPOINT_WAYS:
             if way not in self._mechanisms:
                 continue
@@ -342,7 +341,7 @@ class Probes:
                 program.set_keys("ends", selection_ends(self._selection))
             try:
                 for probe in CATALOGUE:
-                    if probe.version not in (None, *self._versions) or probe.transport not in (None, transport):
+                    if not self._concerns(probe):
                         continue
                     if way in probe.ways:
                         self._attach(program, probe, way)
@@ -358,6 +357,11 @@ class Probes:
                 self._when_armed.clear()
                 program.close()
         raise Refused(why)
+
+    def _concerns(self, probe: Probe) -> bool:
+        """Are there packets that it could see?"""
+        transport = self._selection.transport if isinstance(self._selection, Selection) else probe.transport
+        return probe.version in (None, *self._versions) and probe.transport in (None, transport)
 
     def _attach(self, program: Program, probe: Probe, way: Mechanism) -> None:
         try:
@@ -375,7 +379,7 @@ class Probes:
                                               self._btf.tracepoint(probe.name)[0])
                 open_link = partial(syscall.open_raw_tracepoint, loaded, None)
             self._links.callback(os.close, loaded)
-            if probe.armed:
+            if probe.armed or (probe.takes and isinstance(self._selection, Stream)):  # of a busy host's packets
                 self._when_armed.append(open_link)
             else:
                 self._links.callback(os.close, open_link())
