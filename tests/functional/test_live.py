@@ -154,6 +154,7 @@ def test_drops_with_their_cause(live: Callable[..., Any], engine: Engine) -> Non
             assert answers(inside(engine, "c1"), "172.17.0.3")
             for _turn in range(2):
                 assert not answers(inside(engine, "c1"), address, 0.6)
+        assert len(told.journeys) == 2, told.journeys
         first, second = told.journeys
         for drop in first, second:
             assert (drop["source"], drop["end"]["result"], drop["end"]["reason"]) == ("c1", "dropped", "NETFILTER_DROP")
