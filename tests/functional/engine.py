@@ -195,7 +195,8 @@ def make_client(home: Path, root: Path) -> None:
 
 def start_daemon(engine: Engine, added: dict[str, Any]) -> None:
     home = engine.home
-    env = engine.env() | ({} if engine.root else {"TMPDIR": str(home)})  # for a late containerd
+    # dockerd has a containerd that ends too late write its stacks to the folder for temporary files
+    env = engine.env() | ({} if engine.root else {"TMPDIR": str(home)})
     libraries = [str(p) for p in (*engine.unpacked.glob("usr/lib/*-linux-*"), *engine.unpacked.glob("lib/*-linux-*"))]
     if libraries and not engine.root:
         env["LD_LIBRARY_PATH"] = ":".join([*libraries, *filter(None, [env.get("LD_LIBRARY_PATH")])])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from dataclasses import replace
 
 from tracer.model.topology import FormerLink, Link, LinkKey, Namespace, Topology, inode, netns_number
+from tracer.topology.watcher import _Announced
 
 HOST, INODE = 1, 4026532001
 FIRST, SECOND, THIRD = (netns_number(cookie, INODE) for cookie in (7, 8, 9))
@@ -46,3 +48,12 @@ def test_nothing_changes_between_the_changes() -> None:
         assert whole.at(begin) == whole.at(end - 1)
     plain = Topology(HOST, {})
     assert plain.at(7) is plain
+
+
+def test_a_device_that_comes_back_is_not_gone() -> None:
+    announced = _Announced()
+    for ends, message in ((False, b"here"), (True, b"gone"), (False, b"back")):
+        announced.add(ends, socket.AF_UNSPEC, 7, message)
+    assert (announced.told, announced.gone) == ({7: b"back"}, {})
+    announced.add(True, socket.AF_UNSPEC, 7, b"gone again")
+    assert (announced.told, announced.gone, announced.devices) == ({}, {7: b"back"}, {7})

@@ -246,7 +246,7 @@ class Stream(Follower):
                 self._play(Pulse(now - begun))
                 if (unexplained := tuple(self._telling.unexplained)) and unexplained != traced:
                     traced = unexplained
-                    self._probes.trace(traced)
+                    self._probes.trace(traced, self._topology.namespaces.values())
                     self._play(self._probes.machine)
             if not spoken and not self._telling.told and now - begun > SILENCE_S:
                 spoken = True

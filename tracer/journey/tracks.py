@@ -145,6 +145,7 @@ class Tracks:
         if len(self._devices) > DEVICES:  # of namespaces that came and went
             self.tracking &= topology.names.keys()
             self._devices = {key: name for key, name in self._devices.items() if key[0] in topology.names}
+            self._fresh &= self._devices.keys()
             self._pairs = {key: peer for key, peer in self._pairs.items() if key[0] in topology.names}
             self._learned = {key: port for key, port in self._learned.items() if key[0] in topology.names}
 

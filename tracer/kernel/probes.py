@@ -91,7 +91,6 @@ class Probes:
         require_root()
         ring = _import_ring()
         self._rules = RuleTracer(*selected(selection)) if rules and isinstance(selection, Selection) else None
-        self._namespaces: dict[int, Namespace] = {}  # of a stream's, for rules that are traced later
         self._versions = (4, 6) if isinstance(selection, Stream) else (selection.version,)
         flags = stream_flags(selection) if isinstance(selection, Stream) else selection_flags(selection)
         self._flags = (*flags, f"-DRING_BYTES={ring_bytes}", *(["-DSHED"] if shed else []))
@@ -183,8 +182,6 @@ class Probes:
         """See netfilter's hooks in this namespace too, whenever armed. Where the kernel cannot, that is noted once. True:
         something was attached."""
         self._names[namespace.netns] = namespace.name
-        if isinstance(self._selection, Stream):
-            self._namespaces[namespace.netns] = namespace
         if self._rules:
             self._rules.watch(namespace)
         if "netfilter" in self._missing or Mechanism.NETFILTER_LINK not in self._mechanisms:
@@ -218,11 +215,12 @@ class Probes:
         if self._rules:
             self._rules.close()
 
-    def trace(self, packets: Iterable[Packet]) -> None:
-        """From now on, the rules that packets of these flows meet are traced in a stream; of no others."""
+    def trace(self, packets: Iterable[Packet], namespaces: Iterable[Namespace]) -> None:
+        """From now on, the rules that packets of these flows meet are traced in a stream, in these namespaces and in those
+        that are watched later; of no others."""
         self._close_rules()
         self._rules = RuleTracer(tuple(match for packet in packets for match in alike(packet)))
-        for namespace in self._namespaces.values():
+        for namespace in namespaces:
             self._rules.watch(namespace)
         self._rules.arm()
 
@@ -282,7 +280,6 @@ class Probes:
         for number, (path, _points) in tuple(self._watched.items()):
             if not netns.leads(path, number):
                 self._unwatch(number)
-        self._namespaces = {number: one for number, one in self._namespaces.items() if netns.leads(one.path, number)}
         for number in [number for number, since in self._gone.items() if since < self._looked - GONE_S]:
             self._forget(number)
             self._names.pop(number, None)

@@ -1,5 +1,5 @@
 """Which network namespaces come, named ones and containers', noticed within milliseconds: one may live for less than a look
-at the host takes.
+at the host takes. And what else an engine tells of its containers and networks.
 
 A thread of its own, which does nothing else. Nothing that it holds keeps a namespace alive.
 """
@@ -11,19 +11,19 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from tracer.topology import netns
 from tracer.topology.directory import Claim, claim, container_path
-from tracer.topology.engine import Engine, EngineError, Events
+from tracer.topology.engine import Engine, EngineError, EngineEvent, Events
 
 EVENT = struct.Struct("=iIII")  # inotify_event, without the name
 MOUNT_MS = 2  # between the first looks whether a new file in the folder of named namespaces is one by now
 MOUNT_SHARE = 10  # then a tenth of the file's age
 FOLDER_MS = 200  # between two looks for the folder, which the first named namespace brings
-ENGINE_S = 5.0  # between two attempts to hear of an engine's containers
+RECONNECT_S, RECONNECT_MOST_S = 1.0, 30.0  # between two attempts to hear of an engine
 MOUNTED_NS = 10_000_000_000  # the longest from the file to the mount
 
 
@@ -39,10 +39,12 @@ class Life(NamedTuple):
 class Lives:
     def __init__(self, named: Callable[[], Mapping[str, str]], told: Callable[[], None],
                  engine: Engine | None = None) -> None:
-        """`named` lists the named namespaces (name -> path). `told` is called whenever there is something to take()."""
+        """`named` lists the named namespaces (name -> path). `told` is called whenever there is something to take() or
+        hear()."""
         self._engine = engine.another() if engine else None
         self._events: Events | None = None
-        self._engine_at = 0.0  # not to be asked before, monotonic s
+        self._reconnect = (0.0, RECONNECT_S)  # (not before, next wait), monotonic s
+        self._connected, self._heard = False, list[EngineEvent]()  # as hear() tells it
         self._named, self._told = named, told
         self._inotify = netns.arrivals()
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -51,6 +53,7 @@ class Lives:
         self._lock = threading.Lock()
         self._stop = False
         self._list()
+        self._connect()
         self._thread = threading.Thread(target=self._run, name="lives", daemon=True)
         self._thread.start()
 
@@ -69,16 +72,23 @@ class Lives:
             found, self._found = self._found, []
         return found
 
+    def hear(self) -> tuple[bool, list[EngineEvent]]:
+        """The same of the engine: whether it is there anew, and its events since then."""
+        with self._lock:
+            connected, heard, self._connected, self._heard = self._connected, self._heard, False, []
+        return connected, heard
+
     def _run(self) -> None:
         waiting = select.poll()
-        for fd in (self._wake, self._inotify):
+        for fd in (self._wake, self._inotify, self._events):
             if fd is not None:
                 waiting.register(fd, select.POLLIN)
         pending: dict[str, int] = {}  # files that are no namespaces yet -> since when, CLOCK_MONOTONIC ns
         while not self._stop:
             if (events := self._connect()) is not None:
                 waiting.register(events, select.POLLIN)
-            rest_ms = FOLDER_MS if self._inotify is None else None if self._events or not self._engine else 1000 * ENGINE_S
+            rest_ms = FOLDER_MS if self._inotify is None else None if self._events or not self._engine else \
+                1000 * max(self._reconnect[0] - time.monotonic(), 0)
             age_ms = (time.monotonic_ns() - max(pending.values(), default=0)) / 1e6
             ready = {fd for fd, _event in waiting.poll(max(MOUNT_MS, age_ms / MOUNT_SHARE) if pending else rest_ms)}
             now = time.monotonic_ns()
@@ -118,29 +128,40 @@ class Lives:
     def _connect(self) -> Events | None:
         """A new connection, where there is none and it is time for one."""
         now = time.monotonic()
-        if self._engine is None or self._events or now < self._engine_at:
+        not_before, wait = self._reconnect
+        if self._engine is None or self._events or now < not_before:
             return None
-        self._engine_at = now + ENGINE_S
+        self._reconnect = (now + wait, min(2 * wait, RECONNECT_MOST_S))
         with suppress(EngineError):
             self._events = self._engine.events()
+            self._reconnect = (0.0, RECONNECT_S)
+            self._tell(connected=True)
         return self._events
 
     def _hear(self) -> bool:
-        """Of containers that start. False: the engine is gone."""
-        assert self._engine and self._events
+        """False: the engine is gone."""
+        assert self._events
         try:
-            for event in self._events.read():
-                if event.kind == "container" and event.action in ("start", "restart") and \
-                        (container := self._engine.inspect(event.container)) and container.pid:
-                    path = container_path(container)
-                    with suppress(OSError):
-                        self._tell([Life(container.name, path, netns.identify(path), claim(container))])
+            events = self._events.read()
+            self._tell([life for event in events if (life := self._started(event))], events)
         except EngineError:
             self._events.close()
             self._events = None
         return self._events is not None
 
-    def _tell(self, new: list[Life]) -> None:
+    def _started(self, event: EngineEvent) -> Life | None:
+        """The namespace of a container that starts, before it may have ended."""
+        assert self._engine
+        if event.kind == "container" and event.action in ("start", "restart") and \
+                (container := self._engine.inspect(event.container)) and container.pid:
+            path = container_path(container)
+            with suppress(OSError):
+                return Life(container.name, path, netns.identify(path), claim(container))
+        return None
+
+    def _tell(self, new: Sequence[Life] = (), events: Sequence[EngineEvent] = (), connected: bool = False) -> None:
         with self._lock:
             self._found += new
+            self._heard += events
+            self._connected |= connected
         self._told()

@@ -107,7 +107,7 @@ def read_links(path: str, indexes: Iterable[int], told: Iterable[bytes], nsids: 
 
 def former_links(told: Iterable[bytes]) -> dict[int, Link]:
     """Devices that are gone, as the kernel announced them. What the veth devices led to cannot be found any more."""
-    return _links([_row(message) for message in told], 0, {})
+    return _links([_row(message) for message in told], None, {})
 
 
 def route_get(path: str, destination: Address, source: Address | None = None, iif: int | None = None,
@@ -168,13 +168,13 @@ def _resolve(ip: Any, rows: list[Any], nsids: dict[int, int], paths: Mapping[int
                       {number: path for number, path in paths.items() if number not in nsids.values()})
 
 
-def _links(rows: list[Any], own: int, nsids: Mapping[int, int],
+def _links(rows: list[Any], own: int | None, nsids: Mapping[int, int],
            addresses: Mapping[int, list[Interface]] | None = None) -> dict[int, Link]:
     links = {}
     for row in rows:
         index, kind, nsid = row["index"], _kind(row), row.get("link_netnsid")
         peer = None
-        if own and kind == "veth" and row.get("link"):
+        if kind == "veth" and row.get("link"):
             where = own if nsid is None else nsids.get(nsid)
             peer = LinkKey(where, row.get("link")) if where is not None else None
         links[index] = Link(

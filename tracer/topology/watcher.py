@@ -25,7 +25,7 @@ from tracer.errors import UserError
 from tracer.model.topology import Container, FormerLink, Link, LinkKey, Namespace, Topology
 from tracer.topology import changes, netns
 from tracer.topology.directory import Claim, container_path
-from tracer.topology.engine import EngineError, EngineEvent, Events
+from tracer.topology.engine import EngineEvent
 from tracer.topology.host import Host
 from tracer.topology.lives import Life, Lives
 
@@ -39,7 +39,6 @@ AGAIN_S, FORGET_S = 0.2, 60.0  # the first and the longest wait before one devic
 START_S = 1.0  # the longest that is waited for all of them at the start
 READ_S = 0.03  # for namespaces in one round: each takes some 10 ms
 SETTLED_S = 1.0  # until a new one is read again: it is set up in steps, not all of which are heard
-RECONNECT_S, RECONNECT_MOST_S = 1.0, 30.0
 RECEIVE_BYTES = 4 << 20
 PUZZLES = 1024
 
@@ -78,6 +77,7 @@ class _Announced:
             self.gone[index] = self.told.pop(index, message)
         else:
             self.told[index] = message
+            self.gone.pop(index, None)
 
 
 class Watcher:
@@ -100,9 +100,7 @@ class Watcher:
         self._changes = False  # that are not published
         self._whole_at = self._alive_at = self._publish_at = 0.0  # not before, monotonic s
         self._again: dict[LinkKey, tuple[float, float]] = {}  # unknown device -> (not before, next wait)
-        self._events: Events | None = None
         self._heard: dict[str, str] = {}  # what the engine's events call a container, by its id
-        self._reconnect = (0.0, RECONNECT_S)  # (not before, next wait)
         self._busy_until = 0.0  # monotonic s
         self._lock = threading.Lock()
         self._met: set[LinkKey] = set()
@@ -142,8 +140,6 @@ class Watcher:
         self._lives.close()
         for fd in (self.news, self._wake):
             os.close(fd)
-        if self._events:
-            self._events.close()
 
     def poll(self) -> Topology | None:
         """The network, where it is another than at the last call. Costs next to nothing."""
@@ -180,7 +176,7 @@ class Watcher:
         try:
             while not self._stop.wait(ROUND_S):
                 waiting = select.poll()
-                for fd in (self._wake, self._socket.fileno(), *([self._events.fileno()] if self._events else [])):
+                for fd in (self._wake, self._socket.fileno()):
                     waiting.register(fd, select.POLLIN)
                 busy = self._stale or self._later or self._changes or time.monotonic() < self._busy_until
                 waiting.poll(0 if self._stale - {self._here} else int(1000 * (IDLE_S if busy else ALIVE_S)))
@@ -195,7 +191,7 @@ class Watcher:
         begun, now = time.monotonic_ns(), time.monotonic()
         announced = self._announced()
         lives = self._lives.take()
-        events = self._listen(now)
+        events = self._listen()
         with self._lock:
             met, self._met = self._met, set()
         if self._renewing.is_set():
@@ -250,28 +246,14 @@ class Watcher:
                     self._stale.add(self._here)
                 at += max((length + 3) & ~3, HEADER.size)
 
-    def _listen(self, now: float) -> list[EngineEvent]:
-        """The engine's events. An engine that goes away is asked for its list when it is back."""
-        engine = self._directory.engine
-        if engine is None:
-            return []
-        try:
-            if self._events is None:
-                not_before, wait = self._reconnect
-                if now < not_before:
-                    return []
-                self._reconnect = (now + wait, min(2 * wait, RECONNECT_MOST_S))
-                self._events = engine.events()
-                self._reconnect = (0.0, RECONNECT_S)
-                self._directory.list_anew()
-                return [EngineEvent("container", "start", c.id) for c in self._directory.containers()
-                        if c.state in ("running", "paused")]
-            return self._events.read()
-        except EngineError:
-            if self._events:
-                self._events.close()
-                self._events = None
-            return []
+    def _listen(self) -> list[EngineEvent]:
+        """The engine's events. An engine that was away is asked for its list when it is back."""
+        connected, events = self._lives.hear()
+        if connected:
+            self._directory.list_anew()
+            events = [*(EngineEvent("container", "start", c.id) for c in self._directory.containers()
+                        if c.state in ("running", "paused")), *events]
+        return events
 
     def _live(self, life: Life) -> None:
         """What came and went between two rounds has its name all the same."""
