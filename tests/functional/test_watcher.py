@@ -270,3 +270,14 @@ def misnamed(journey: dict[str, Any]) -> str | None:
     wrong = strangers or others or not mine or len(nodes) != 3
     way = [(hop["node"], hop["stage"], hop["detail"]) for hop in journey["hops"]]
     return f"{'wrong' if wrong else 'late'}: {there}: {way}, {journey['end']}, complete: {journey['complete']}"
+
+
+def test_what_passes_in_another_network_is_not_told(engine: Engine, bridged: None) -> None:
+    """Though its namespaces have names."""
+    target = engine.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "c2")
+    with Live(engine.host_netns, engine.env()) as live:
+        for _turn in range(3):
+            assert client(0)
+        assert answers(f"/proc/{engine.pid('c1')}/ns/net", target)
+    assert [j["packet"]["src"] for j in live.journeys if ADDRESS in (j["packet"]["src"], j["packet"]["dst"])] == []
+    assert len(live.journeys) == 2

@@ -93,8 +93,8 @@ class Teller(ABC):
         self._walks.feed(batch)
 
     def fresh(self) -> set[LinkKey]:
-        """Devices that packets were seen at for the first time since the last call, and that the topology does not have."""
-        return {key for key in self._tracks.fresh() if self.topology.link(key.netns, key.ifindex) is None}
+        """As unknown(), once packets were seen at a device for the first time since the last call; else nothing."""
+        return self.unknown() if self._tracks.fresh() else set()
 
     def unknown(self) -> set[LinkKey]:
         """Devices that packets were seen at and that the topology does not have."""
