@@ -14,7 +14,7 @@ SYN = next(j for j in load("published").journeys() if j.kind == "request")
 
 
 def segment(seq: int, flags: str = "ACK", payload: int = 0) -> Journey:
-    return replace(SYN, packet=replace(SYN.packet, tcp_flags=flags, tcp_seq=seq % 2**32, payload=payload))
+    return replace(SYN, packet=SYN.packet._replace(tcp_flags=flags, tcp_seq=seq % 2**32, payload=payload))
 
 
 @pytest.mark.parametrize(("sent", "expected"), [
@@ -41,5 +41,5 @@ def test_what_is_no_tcp_has_none() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     problems = Problems()
     for port in range(10_000):
-        problems.of(replace(SYN, packet=replace(SYN.packet, sport=port)))
+        problems.of(replace(SYN, packet=SYN.packet._replace(sport=port)))
     assert len(problems._next) <= 4096

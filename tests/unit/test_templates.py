@@ -37,7 +37,7 @@ def later(event: Event, turn: int, at: int) -> Event:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_journeys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     by_template = told(name)
-    monkeypatch.setattr(Templates, "journey", lambda _self, _number, _events, _track, _context, _also, read: read())
+    monkeypatch.setattr(Templates, "journey", lambda _self, _track, _context, _also, read: read())
     assert by_template == told(name)
     assert all(turn for turn in by_template)
 
@@ -45,7 +45,7 @@ def test_the_same_journeys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_templates_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     real = Templates.journey
-    monkeypatch.setattr(Templates, "journey", lambda self, number, events, track, context, also, read: real(
-        self, number, events, track, context, also, lambda: (reads.append(1), read())[1]))
+    monkeypatch.setattr(Templates, "journey", lambda self, track, context, also, read: real(
+        self, track, context, also, lambda: (reads.append(1), read())[1]))
     turns = told("outside")
     assert len(reads) < sum(len(turn) for turn in turns)

@@ -24,8 +24,6 @@ STATISTICS_DROPPED = 5  # isb_ifdrop
 OPTION_BYTES = 0xFFFF
 ETHERNET = 1  # LINKTYPE_ETHERNET
 
-MAGIC = b"\n\r\r\n"  # of a SECTION, in either byte order
-
 _HEAD = struct.Struct("=II")
 _TAIL = struct.Struct("=I")
 _OPTION = struct.Struct("=HH")
@@ -100,12 +98,13 @@ def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False,
     while True:
         need = 12
         if (here := len(buffer) - start) >= need:
-            if buffer.startswith(MAGIC, start):
+            kind, need = head(buffer, start)
+            if kind == SECTION:  # reads the same in either byte order
                 order = _byte_order(buffer, start)
                 head, tail = struct.Struct(f"{order}II").unpack_from, struct.Struct(f"{order}I").unpack_from
+                kind, need = head(buffer, start)
             elif not order:
                 raise Malformed("it does not begin as pcapng does")
-            kind, need = head(buffer, start)
             if need & 3 or not 12 <= need <= BLOCK_BYTES:
                 raise Malformed(f"the block at byte {at} says that it has {need} bytes")
         if here < need:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple, get_args
 
 from tracer.capture import layout, pcapng
@@ -24,17 +25,21 @@ from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
 BATCH_EVENTS = 1 << 18
-STACKS = 1 << 12  # stacks that are remembered
+FORMS = 1 << 12  # that are remembered
 SHAPES, ALIKE = 1 << 10, 7  # of blocks, for one size
 PART_COST = 64  # bytes that a part takes, however short
 _PADDING = bytes(2)
 _KINDS = tuple(len(Function if place is Place.FUNCTION else HOOKS) for place in Place)  # what `hook` may be there
 _OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
 _LAST = bytes(4)  # behind options
-_TIME = struct.Struct("=12xIII").unpack_from  # high, low, and the number of captured bytes, of a packet's block
+_TIME = struct.Struct("=12xII").unpack_from  # high and low, of a packet's block
+_CAPTURED = struct.Struct("=20xI").unpack_from
+_FIRST = struct.Struct("=QQQQQ")  # time to conntrack: what differs from one event to the next
 _OPTION = struct.Struct("=HH").unpack_from
-_COUNT = layout.FRAME_COUNT.unpack_from
+_COUNT, _COUNT_BYTES = layout.FRAME_COUNT.unpack_from, layout.FRAME_COUNT.size
+_new = tuple.__new__  # without the arguments' names, which take their time
 _NATIVE = "<" if sys.byteorder == "little" else ">"
+Form = tuple[tuple[Any, ...], tuple[Any, ...]]  # what stands in front of an event's packet, and behind it
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
 
 
@@ -76,8 +81,8 @@ class Reader:
         self.version = layout.VERSION
         self._head = layout.EVENT_HEAD  # of that version
         self._symbols: list[str] = []
-        self._stacks: dict[bytes, tuple[str, ...]] = {}  # by the numbers of their symbols
-        self._shapes: dict[tuple[int, int], tuple[Shape, ...]] = {}  # by the sizes of block and packet
+        self._forms: dict[tuple[bytes, bytes], Form] = {}  # by the bytes of the other members, and behind them
+        self._shapes: dict[int, tuple[Shape, ...]] = {}  # by the size of the block
         self._events: list[Event] = []  # of the batch at hand
         self._parts: list[bytes] = []  # of the item at hand
         self._parts_bytes = 0
@@ -137,28 +142,29 @@ class Reader:
         """Add the event of a packet's block that has no more than that, as nearly all have; False for others."""
         if not self._ours or size < 32:
             return False
-        high, low, captured = _TIME(buffer, start)
         if self._with_events:
-            shapes = self._shapes.get((size, captured), ())
+            shapes = self._shapes.get(size, ())
             for shape in shapes:
                 found = shape.unpack(buffer, start)
-                if found[1:shape.head] == shape.marks and found[-1] == _LAST:
+                if shape.marks_of(found) == shape.marks:
                     break
             else:
-                new = _shape(buffer[start:start + size], captured, self._head)
+                new = _shape(buffer[start:start + size], self._head)
                 if new is None:
                     return False
                 if len(self._shapes) >= SHAPES:
                     self._shapes.clear()
-                self._shapes[size, captured] = (new, *shapes[:ALIKE])
-                shape, found = new, new.unpack(buffer, start)
+                self._shapes[size] = (new, *shapes[:ALIKE])
+                found = new.unpack(buffer, start)
             try:
-                self._add(found[shape.head:-3], found[-3], found[-2], found[0])
+                self._add(found[-8:-3], found[-3], found[-2], found[3])
             except (ValueError, struct.error):
                 return False  # is told with its place, as a block
+        else:
+            found = _TIME(buffer, start)
         counts = self.counts
         counts.packets += 1
-        counts.last = high << 32 | low
+        counts.last = found[0] << 32 | found[1]
         counts.first = counts.first or counts.last
         return True
 
@@ -191,32 +197,38 @@ class Reader:
                 self._parts_bytes = 0
                 yield self._item(data)
 
-    def _event(self, value: bytes) -> tuple[tuple[Any, ...], int, bytes]:
-        """(members, number of frames, what is behind) of an option."""
-        size = self._head.size
-        return self._head.unpack_from(value), *_COUNT(value, size), value[size + layout.FRAME_COUNT.size:]
+    def _event(self, value: bytes) -> tuple[tuple[Any, ...], bytes, bytes]:
+        """The first members, the bytes of the others, and what is behind them, of an option."""
+        return _FIRST.unpack_from(value), value[_FIRST.size:self._head.size], value[self._head.size:]
 
-    def _add(self, head: tuple[Any, ...], count: int, behind: bytes, packet: bytes) -> None:
-        """The event of these members, with what stands behind the number of its stack's frames."""
-        numbers, tuples = behind[:2 * count], behind[2 * count:]
-        stack = self._stacks.get(numbers)
-        if stack is None:
-            stack = self._stack(numbers, count)
-        event = tuple.__new__(Event, (*head, packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0"), _PADDING, stack, tuples))
+    def _add(self, first: tuple[Any, ...], others: bytes, behind: bytes, packet: bytes) -> None:
+        """The event of these members, with its stack and tuples behind them."""
+        form = self._forms.get((others, behind)) or self._form(others, behind)
+        events = self._events
+        if len(events) == BATCH_EVENTS:
+            raise ValueError(f"more than {BATCH_EVENTS} events at a time")
+        if len(packet) != PACKET_BYTES:
+            packet = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
+        events.append(_new(Event, (*first, *form[0], packet, *form[1])))
+
+    def _form(self, others: bytes, behind: bytes) -> Form:
+        """Events of one flow at one place share it."""
+        members = struct.unpack("=" + self._head.format.removeprefix(_FIRST.format), others)
+        (count,) = _COUNT(behind)
+        tuples = behind[_COUNT_BYTES + 2 * count:]
+        symbols, numbers = self._symbols, struct.unpack_from(f"={count}H", behind, _COUNT_BYTES)
+        known = all(number < len(symbols) for number in numbers)
+        stack = tuple(symbols[number] if number < len(symbols) else "?" for number in numbers)
+        form = members, (_PADDING, stack, tuples)
+        event = _new(Event, (0, 0, 0, 0, 0, *members, b"", *form[1]))
         if not (event.place < len(_KINDS) and event.hook < _KINDS[event.place] and event.captured <= PACKET_BYTES
                 and count <= STACK_DEPTH and (not tuples or len(tuples) == TUPLES.size)):
             raise ValueError("an event that no kernel has")
-        if len(self._events) == BATCH_EVENTS:
-            raise ValueError(f"more than {BATCH_EVENTS} events at a time")
-        self._events.append(event)
-
-    def _stack(self, numbers: bytes, count: int) -> tuple[str, ...]:
-        symbols = self._symbols
-        each = struct.unpack(f"={count}H", numbers)
-        stack = tuple(symbols[number] if number < len(symbols) else "?" for number in each)
-        if len(self._stacks) < STACKS and "?" not in stack:  # else its symbols may yet come
-            self._stacks[numbers] = stack
-        return stack
+        if known:  # else its symbols may yet come
+            if len(self._forms) >= FORMS:
+                self._forms.clear()
+            self._forms[others, behind] = form
+        return form
 
     def _item(self, data: bytes) -> Item:
         match from_json(_unpacked(data)):
@@ -252,30 +264,34 @@ class Reader:
 class Shape(NamedTuple):
     """Of the blocks of packets that have the same options."""
 
-    unpack: Callable[[bytes, int], tuple[Any, ...]]  # packet, marks, members, number of frames, what is behind, the end
-    head: int  # index of the first member
-    marks: tuple[bytes, ...]  # kinds and lengths of the options
+    unpack: Callable[[bytes, int], tuple[Any, ...]]  # time (high, low), packet, the event's first members, the others, what
+    # is behind them, the end; and marks before and between
+    marks_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    marks: tuple[Any, ...]  # the packet's length, kinds and lengths of the options, and their end
 
 
-def _shape(block: bytes, captured: int, head: struct.Struct) -> Shape | None:
+def _shape(block: bytes, head: struct.Struct) -> Shape | None:
     """None: it has other options than a plain event's."""
+    (captured,) = _CAPTURED(block)
     at, end = 28 + captured + (-captured & 3), len(block) - 4
-    form = f"=28x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
-    marks: list[bytes] = []
-    while at + 4 <= end and captured >= ETHERNET_BYTES:
+    if captured < ETHERNET_BYTES:
+        return None
+    form = f"=12xII4s4x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
+    places = [2]
+    while at + 4 <= end:
         code, length = _OPTION(block, at)
         size = length + (-length & 3)
+        places.append(len(places) + 3)
         if code == CUSTOM:
             start = at + 4 + len(_OF_PACKET)
-            behind = length - len(_OF_PACKET) - head.size - layout.FRAME_COUNT.size
-            if not block.startswith(_OF_PACKET, at + 4) or behind < 0 or block[at + 4 + size:end] != _LAST:
+            behind = length - len(_OF_PACKET) - head.size
+            if not block.startswith(_OF_PACKET, at + 4) or behind < _COUNT_BYTES or block[at + 4 + size:end] != _LAST:
                 return None
-            marks.append(block[at:start])
-            form += f"{start - at}s{head.format[1:]}H{behind}s{size - length}x4s"
-            return Shape(struct.Struct(form).unpack_from, 1 + len(marks), tuple(marks))
-        if code != PACKET_ID and code != PACKET_FLAGS:
+            form += f"{start - at}s5Q{head.size - _FIRST.size}s{behind}s{size - length}x4s"
+            unpack, marks_of = struct.Struct(form).unpack_from, itemgetter(*places, -1)
+            return Shape(unpack, marks_of, marks_of(unpack(block)))
+        if code not in (PACKET_ID, PACKET_FLAGS):
             return None
-        marks.append(block[at:at + 4])
         form += f"4s{size}x"
         at += 4 + size
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from ipaddress import ip_address
 
@@ -129,10 +129,10 @@ class Case:
         """Its headers as they were at the end."""
         packet = self.journey.packet
         for rewrite in (hop.rewrite for hop in self.journey.hops if hop.rewrite):
-            packet = replace(packet, src=rewrite.src[1] if rewrite.src else packet.src,
-                             dst=rewrite.dst[1] if rewrite.dst else packet.dst,
-                             sport=rewrite.sport[1] if rewrite.sport else packet.sport,
-                             dport=rewrite.dport[1] if rewrite.dport else packet.dport)
+            packet = packet._replace(src=rewrite.src[1] if rewrite.src else packet.src,
+                                     dst=rewrite.dst[1] if rewrite.dst else packet.dst,
+                                     sport=rewrite.sport[1] if rewrite.sport else packet.sport,
+                                     dport=rewrite.dport[1] if rewrite.dport else packet.dport)
         return packet
 
     @property

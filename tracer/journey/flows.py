@@ -7,12 +7,12 @@ its own, and no two different stories to tell. Both directions and both sides of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Hashable, Set
 from heapq import nlargest
 from itertools import pairwise
 from math import ceil
 
-from tracer.model.journey import BRANCHES, Direction, Journey, Packet, Result, endpoint
+from tracer.model.journey import BRANCHES, Direction, Hop, Hops, Journey, Packet, Result, endpoint
 from tracer.model.report import FlowSummary, Latency, LiveSummary, OneWay, Spot, Step
 
 KEPT = 128  # flows, the busiest; up to twice as many until it is decided which
@@ -185,31 +185,34 @@ class _Way:
         self._journeys = self._left_out = 0
         self._latency = _Times()
         self._steps: dict[tuple[_Place, _Place], _Step] = {}
-        self._ways: dict[tuple[_Place, ...], list[_Step | None]] = {}
+        self._ways: dict[Hashable, tuple[list[int], list[_Step | None]]] = {}  # Hops.like -> indices of timed hops
 
     def add(self, journey: Journey) -> None:
         self._journeys += 1
         if journey.end.result is Result.DELIVERED:
             self._latency.add(journey.duration_ns)
-        hops = [hop for hop in journey.hops if hop.timed]
-        places = tuple([(hop.node, hop.device, hop.stage._value_) for hop in hops])
-        times = [hop.t_ns for hop in hops]
-        for step, before, after in zip(self._ways.get(places) or self._new(places), times, times[1:], strict=False):
+        hops = journey.hops
+        like = hops.like if isinstance(hops, Hops) else None
+        known = self._ways.get(like) if like else None
+        timed, steps = known or self._new(hops, like)
+        times = [hops[at][0] for at in timed]
+        for step, before, after in zip(steps, times, times[1:], strict=False):
             if step is None:
                 self._left_out += 1
             else:
                 step.begins += before
                 step.times.add(after - before)
 
-    def _new(self, places: tuple[_Place, ...]) -> list[_Step | None]:
+    def _new(self, hops: tuple[Hop, ...], like: Hashable) -> tuple[list[int], list[_Step | None]]:
+        timed = [at for at, hop in enumerate(hops) if hop.timed]
         steps: list[_Step | None] = []
-        for pair in pairwise(places):
+        for pair in pairwise((hops[at].node, hops[at].device, hops[at].stage._value_) for at in timed):
             if pair not in self._steps and len(self._steps) < STEPS:
                 self._steps[pair] = _Step()
             steps.append(self._steps.get(pair))
-        if len(self._ways) < WAYS:
-            self._ways[places] = steps
-        return steps
+        if like and len(self._ways) < WAYS:
+            self._ways[like] = timed, steps
+        return timed, steps
 
     def summary(self) -> OneWay:
         steps = sorted(self._steps.items(), key=lambda item: item[1].begins / item[1].times.count)

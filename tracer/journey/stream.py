@@ -20,7 +20,7 @@ TAKEN_NS = 200_000_000  # a socket may hold the packet for long: that it was not
 NEIGHBOR_NS = 4_000_000_000  # a neighbour's failure takes 3 s
 NAMING_NS = 1_000_000_000  # how long a journey is kept back for the name of what it met
 BEHIND_NS = 5_000_000_000  # the longest, where a busy machine leaves no time to read the network
-REPLIES = (3, 4)  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
+REPLIES = {3, 4}  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 
 class Stream(Teller):
@@ -28,7 +28,8 @@ class Stream(Teller):
         super().__init__(topology, machine, chosen_rules=True)
         self._armed = 0
         self._templates = Templates()
-        self._named: tuple[Topology | None, set[tuple[int, int]]] = (None, set())  # devices that have a name in it
+        self._asked: tuple[Topology | None, int] = (None, 0)  # whose devices were looked at, and how many
+        self._without: set[tuple[int, int]] = set()  # those of them that had no name
         self._nameless: dict[LinkKey, int] = {}  # -> when it was first met, ns
 
     def armed(self, now: int) -> None:
@@ -56,22 +57,28 @@ class Stream(Teller):
     def _waits_for_names(self, track: Track, now: int, heard: int | None) -> bool:
         """What just came is known only a moment after its first packet; a namespace that nobody made a name for stays
         without."""
-        seen = max(branch.seen for branch in (track, *track.copies))
+        seen = _seen(track)
         if heard is not None and now - seen < BEHIND_NS:
             now = min(now, heard)  # as far as the network is known
             if now < seen:
                 return True
-        topology = self._at(track.begun)
-        if topology is not self._named[0]:
-            self._named = (topology, set())
-        met = {(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events}
-        keys = [LinkKey(*one) for one in met - self._named[1]]
-        self._named[1].update((key.netns, key.ifindex) for key in keys if self._has_name(key, topology))
-        without = [key for key in keys if not self._has_name(key, topology)]
-        return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in without)
+        topology, met = self._at(track.begun), self._tracks.met
+        if topology is not self._asked[0] or len(met) != self._asked[1]:
+            self._asked, self._without = (topology, len(met)), set(met)
+        self._without = {key for key in self._without if not self._has_name(LinkKey(*key), topology)}
+        return bool(self._without) and any(now - self._nameless.setdefault(LinkKey(*key), now) < NAMING_NS
+                                           for branch in (track, *track.copies) for event in branch.events
+                                           if (key := (event.netns, event.ifindex)) in self._without)
 
     def _tell(self, track: Track) -> list[Journey]:
-        told = super()._tell(track)
+        machine = self._machine()
+        if track.copies or track.part or machine.untraced is not None:
+            told = super()._tell(track)
+        else:
+            self._tracks.forget(track)
+            context = (machine, self._tracks.topology, len(self._tracks.tracking))
+            also = (self._about(track).kind, *[self._known_port(event) for event in track.events if event.place == QUEUE])
+            told = [self._templates.journey(track, context, also, lambda: super(Stream, self)._tell(track)[0])]
         whole = track.begun > self._armed and track.events[0].first  # else a file of a recording begins amid it
         return told if whole else [replace(journey, complete=False) for journey in told]
 
@@ -85,20 +92,8 @@ class Stream(Teller):
             return About("arp")
         if track.packet.quoted:
             return About("error")
-        tracked = [event.conntrack_info for event in track.events if event.place == HOOK and event.conntrack]
-        return About("reply" if any(info in REPLIES for info in tracked) else "request" if tracked else "packet")
-
-    def _journey(self, number: int, events: list[Event], routes: list[Event], track: Track, flooded: set[LinkKey],
-                 parent: int | None) -> Journey:
-        def read() -> Journey:
-            return super(Stream, self)._journey(number, events, routes, track, flooded, parent)
-
-        machine = self._machine()
-        if parent is not None or track.part or flooded or machine.untraced is not None:
-            return read()
-        context = (machine, self._tracks.topology, len(self._tracks.tracking))
-        also = (self._about(track).kind, *[self._known_port(event) for event in events if event.place == QUEUE])
-        return self._templates.journey(number, [*events, *routes], track, context, also, read)
+        tracked = [event.conntrack_info for event in track.events if event.conntrack and event.place == HOOK]
+        return About("packet" if not tracked else "request" if REPLIES.isdisjoint(tracked) else "reply")
 
     def _known_port(self, event: Event) -> tuple[int, str] | None:
         """Where a bridge knew the destination of a frame that this device sends."""
@@ -117,8 +112,12 @@ class Stream(Teller):
         return not key.netns or key.netns in topology.names
 
 
+def _seen(track: Track) -> int:
+    return max(track.seen, *(copy.seen for copy in track.copies)) if track.copies else track.seen
+
+
 def _is_over(track: Track, now: int) -> bool:
-    quiet = now - max([track.seen, *(copy.seen for copy in track.copies)])
+    quiet = now - _seen(track)
     if quiet <= SETTLED_NS:
         return False
     if track.ended and all(copy.ended for copy in track.copies):

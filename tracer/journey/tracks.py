@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,8 +18,9 @@ from tracer.model.topology import LinkKey, Topology
 
 TOLD = 4096  # journeys whose late events are remembered as such
 AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
-QUEUE, RECEIVE, HOOK, ROUTE = Place.QUEUE, Place.RECEIVE, Place.HOOK, Place.ROUTE  # an enum's attribute takes its time
-ENDS = (Place.DROP, Place.CONSUME)
+QUEUE, RECEIVE, HOOK, ROUTE, DROP, CONSUME = map(int, (  # an enum, and its attributes, take their time
+    Place.QUEUE, Place.RECEIVE, Place.HOOK, Place.ROUTE, Place.DROP, Place.CONSUME))
+ENDS = (DROP, CONSUME)
 LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
 DEVICES = 4096  # that packets met, before those of namespaces that are gone are forgotten
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
@@ -133,7 +135,7 @@ class Tracks:
         self._large: deque[Track] = deque(maxlen=LARGE)
         self._told: dict[int, None] = {}  # numbers of journeys that were told; their late events begin no new ones
         self._lookups: dict[int, deque[Event]] = {}  # CPU -> route lookups of packets that are yet to be seen
-        self._devices: dict[tuple[int, int], str] = {}  # (namespace, ifindex) -> name, as packets met them
+        self._devices: dict[tuple[int, int], bytes] = {}  # (namespace, ifindex) -> Event.name, as packets met them
         self._fresh: set[tuple[int, int]] = set()  # those that were first met of late
         self._pairs: dict[tuple[int, int], tuple[int, int]] = {}  # where a packet that a device sent came in, and back
         # (namespace, bridge, MAC) -> (port, when frames from that MAC were first and last seen coming in there)
@@ -148,6 +150,11 @@ class Tracks:
             self._fresh &= self._devices.keys()
             self._pairs = {key: peer for key, peer in self._pairs.items() if key[0] in topology.names}
             self._learned = {key: port for key, port in self._learned.items() if key[0] in topology.names}
+
+    @property
+    def met(self) -> Collection[tuple[int, int]]:
+        """Devices, as (namespace, ifindex), that packets were seen at."""
+        return self._devices.keys()
 
     def fresh(self) -> set[LinkKey]:
         """Devices that packets were seen at for the first time since the last call."""
@@ -164,9 +171,10 @@ class Tracks:
                 self._route(event)
                 continue
             device = event.netns, event.ifindex
-            if device not in devices:
-                self._fresh.add(device)
-            devices[device] = _text(event.name)
+            if devices.get(device) != event.name:
+                if device not in devices:
+                    self._fresh.add(device)
+                devices[device] = event.name
             if place == HOOK and event.conntrack:
                 self.tracking.add(event.netns)
             elif place == RECEIVE:
@@ -278,7 +286,7 @@ class Tracks:
         if other is None:
             return None
         there = self.topology.link(*other)
-        return self.topology.node(other[0]), there.name if there else self._devices.get(other) or f"if{other[1]}"
+        return self.topology.node(other[0]), there.name if there else _text(self._devices.get(other, b"")) or f"if{other[1]}"
 
     def port_of(self, netns: int, bridge: int, address: str, before: int) -> tuple[int, str] | None:
         """The port behind which the bridge should know this MAC, and from where that is known: its FDB as it was "read",
@@ -327,15 +335,12 @@ class Tracks:
 
     def _original_of(self, first: Event) -> Track | None:
         """The packet that this is a copy of: it was first seen where bridges make them, and its original is alive."""
-        frames = frozenset(own_frames(first.stack))
         if first.place == HOOK:
             copied = HOOKS[first.hook] in ("forward", "postrouting")
         elif first.place == Place.FUNCTION:
             copied = first.hook == Function.FORWARD
-        elif first.place == QUEUE:
-            copied = bool(frames & SWITCHING)
         else:
-            copied = bool(frames & UP_TO_THE_HOST)
+            copied = not (SWITCHING if first.place == QUEUE else UP_TO_THE_HOST).isdisjoint(own_frames(first.stack))
         if not copied:
             return None
         # a copy that a bridge has just sent is no original; one that came to another bridge is

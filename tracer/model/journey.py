@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -51,8 +52,7 @@ def endpoint(name: str, port: int | None) -> str:
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):  # one is made for each journey, as hops are
     """Headers as first seen. Ports, ICMP and ARP fields are None where the protocol has none."""
 
     family: int  # 4, 6, or 0 for ARP
@@ -182,6 +182,13 @@ class Hop(NamedTuple):  # many are made, and a data class takes four times as lo
     inferred: bool = False  # concluded from other observations; the detail says from which
 
 
+class Hops(tuple[Hop, ...]):
+    """Hops of a packet that others took the same way: `like` is the same object for those whose hops differ in their times
+    alone. Who makes something of a way keeps it by that."""
+
+    like: Hashable
+
+
 class End(NamedTuple):
     result: Result
     node: str | None = None
@@ -192,8 +199,8 @@ class End(NamedTuple):
     inferred: bool = False  # concluded from other observations; the detail says from which
     rule: Rule | None = None  # that ended it
     causes: tuple[Cause, ...] = ()  # the likeliest first, three at most
-    t_ns: int | None = None  # when, since the journey's first hop; None: it was not seen to end
     function: str | None = None  # of the kernel, in which the packet was freed
+    t_ns: int | None = None  # when, since the journey's first hop; None: it was not seen to end
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from typing import TextIO
+from typing import Any, TextIO
 from zlib import crc32
 
-from tracer.model.journey import Direction, End, Entry, Hop, Journey, Packet, Rewrite, RouteChoice, Rule, Table
+from tracer.model.journey import Direction, End, Entry, Hop, Hops, Journey, Packet, Rewrite, RouteChoice, Rule, Table
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
 from tracer.model.topology import inode
 
 SCHEMA = 1
 KEPT = 4096
 _HOPS: dict[tuple[object, ...], tuple[tuple[object, ...], str]] = {}  # where -> (all but the time, its text)
+_WAYS: dict[Hashable, list[str]] = {}  # Hops.like -> what follows the times of its hops
 
 
 class JsonRenderer:
@@ -115,7 +116,7 @@ def _journey(journey: Journey, flow: int | None) -> str:
     return (
         f'{{"type": "journey", "id": {journey.id}, "flow": {text(flow)}, "direction": {text(direction)}, '
         f'"seq": {text(journey.seq)}, "packet": {_packet(journey.packet)}, '
-        f'"hops": [{", ".join(map(_hop, journey.hops))}], "end": {_end(journey.end._replace(t_ns=None))}, '
+        f'"hops": [{_hops(journey.hops)}], "end": {_end(journey.end[:-1])}, '
         f'"complete": {text(journey.complete)}, "lost_events": {journey.lost_events}, "kind": {text(kind)}, '
         f'"parent": {text(journey.parent)}, "source": {text(journey.source)}, "target": {text(journey.target)}, '
         f'"wall_ns": {journey.wall_ns}, "duration_ns": {journey.duration_ns}, "problem": {text(journey.problem)}}}')
@@ -127,9 +128,9 @@ def _text(value: str | int | None) -> str:
 
 
 @lru_cache(KEPT)
-def _end(end: End) -> str:
-    """Of one without its time, which packets of one flow share."""
-    return json.dumps(_ending(end))
+def _end(end: tuple[Any, ...]) -> str:
+    """Of one without its time, which is not shown; packets of one flow share the rest."""
+    return json.dumps(_ending(End(*end)))
 
 
 def _ending(end: End) -> dict[str, object]:
@@ -173,7 +174,7 @@ def _packet(packet: Packet) -> str:
 
 
 def _headers(packet: Packet) -> dict[str, object]:
-    return {name: getattr(packet, name) for name in packet.__slots__} | {
+    return {name: getattr(packet, name) for name in packet._fields} | {
         "quoted": _headers(packet.quoted) if packet.quoted else None}
 
 
@@ -182,14 +183,29 @@ def _entry(entry: Entry) -> dict[str, object]:
     return {"original": _flat(entry.original), "reply": _flat(entry.reply)}
 
 
+def _hops(hops: tuple[Hop, ...]) -> str:
+    if not isinstance(hops, Hops):
+        return ", ".join(map(_hop, hops))
+    texts = _WAYS.get(hops.like)
+    if texts is None:
+        if len(_WAYS) >= KEPT:
+            _WAYS.clear()
+        texts = _WAYS[hops.like] = [f", {_after_time(hop)}" for hop in hops]
+    return ", ".join([f'{{"t_ns": {hop[0]}{text}' for hop, text in zip(hops, texts, strict=True)])
+
+
 def _hop(hop: Hop) -> str:
+    return f'{{"t_ns": {hop.t_ns}, {_after_time(hop)}'
+
+
+def _after_time(hop: Hop) -> str:
     rest, key = hop[1:], (hop.netns, hop.device, hop.stage._value_, hop.detail)
     known = _HOPS.get(key)
     if known is None or known[0] != rest:
         if len(_HOPS) >= KEPT:
             _HOPS.clear()
         known = _HOPS[key] = rest, json.dumps(_rest(hop))[1:]
-    return f'{{"t_ns": {hop.t_ns}, {known[1]}'
+    return known[1]
 
 
 def _rest(hop: Hop) -> dict[str, object]:
