@@ -36,7 +36,7 @@ _TIME = struct.Struct("=12xII").unpack_from  # high and low, of a packet's block
 _CAPTURED = struct.Struct("=20xI").unpack_from
 _FIRST = struct.Struct("=QQQQQ")  # time to conntrack: what differs from one event to the next
 _OPTION = struct.Struct("=HH").unpack_from
-_COUNT, _COUNT_BYTES = layout.FRAME_COUNT.unpack_from, layout.FRAME_COUNT.size
+_COUNT_BYTES = layout.FRAME_COUNT.size
 _new = tuple.__new__  # without the arguments' names, which take their time
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 Form = tuple[tuple[Any, ...], tuple[Any, ...]]  # what stands in front of an event's packet, and behind it
@@ -81,7 +81,7 @@ class Reader:
         self.version = layout.VERSION
         self._head = layout.EVENT_HEAD  # of that version
         self._symbols: list[str] = []
-        self._forms: dict[tuple[bytes, bytes], Form] = {}  # by the bytes of the other members, and behind them
+        self._forms: dict[bytes, Form] = {}  # by the bytes behind the first members
         self._shapes: dict[int, tuple[Shape, ...]] = {}  # by the size of the block
         self._events: list[Event] = []  # of the batch at hand
         self._parts: list[bytes] = []  # of the item at hand
@@ -149,7 +149,7 @@ class Reader:
                 if shape.marks_of(found) == shape.marks:
                     break
             else:
-                new = _shape(buffer[start:start + size], self._head)
+                new = _shape(buffer[start:start + size])
                 if new is None:
                     return False
                 if len(self._shapes) >= SHAPES:
@@ -157,7 +157,7 @@ class Reader:
                 self._shapes[size] = (new, *shapes[:ALIKE])
                 found = new.unpack(buffer, start)
             try:
-                self._add(found[-8:-3], found[-3], found[-2], found[3])
+                self._add(found[-7:-2], found[-2], found[3])
             except (ValueError, struct.error):
                 return False  # is told with its place, as a block
         else:
@@ -178,9 +178,9 @@ class Reader:
             return
         for letter, value in found:
             if letter == layout.OF_PACKET:
-                self._add(*self._event(value), frame[ETHERNET_BYTES:])
+                self._add(_FIRST.unpack_from(value), value[_FIRST.size:], frame[ETHERNET_BYTES:])
             elif letter == layout.WITHOUT_PACKET:
-                self._add(*self._event(value[:-PACKET_BYTES]), value[-PACKET_BYTES:])
+                self._add(_FIRST.unpack_from(value), value[_FIRST.size:-PACKET_BYTES], value[-PACKET_BYTES:])
             elif letter == layout.SYMBOLS:
                 names = value.split(b"\0")[:-1]
                 if len(names) + len(self._symbols) > layout.SYMBOL_COUNT:
@@ -197,29 +197,24 @@ class Reader:
                 self._parts_bytes = 0
                 yield self._item(data)
 
-    def _event(self, value: bytes) -> tuple[tuple[Any, ...], bytes, bytes]:
-        """The first members, the bytes of the others, and what is behind them, of an option."""
-        return _FIRST.unpack_from(value), value[_FIRST.size:self._head.size], value[self._head.size:]
-
-    def _add(self, first: tuple[Any, ...], others: bytes, behind: bytes, packet: bytes) -> None:
-        """The event of these members, with its stack and tuples behind them."""
-        form = self._forms.get((others, behind)) or self._form(others, behind)
+    def _add(self, first: tuple[Any, ...], rest: bytes, packet: bytes) -> None:
+        """The event of an option's value: its first members, and the rest."""
+        form = self._forms.get(rest) or self._form(rest)
         events = self._events
         if len(events) == BATCH_EVENTS:
             raise ValueError(f"more than {BATCH_EVENTS} events at a time")
         if len(packet) != PACKET_BYTES:
             packet = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
-        events.append(_new(Event, (*first, *form[0], packet, *form[1])))
+        events.append(_new(Event, first + form[0] + (packet,) + form[1]))
 
-    def _form(self, others: bytes, behind: bytes) -> Form:
+    def _form(self, rest: bytes) -> Form:
         """Events of one flow at one place share it."""
-        members = struct.unpack("=" + self._head.format.removeprefix(_FIRST.format), others)
-        (count,) = _COUNT(behind)
-        tuples = behind[_COUNT_BYTES + 2 * count:]
-        symbols, numbers = self._symbols, struct.unpack_from(f"={count}H", behind, _COUNT_BYTES)
+        *members, count = struct.unpack_from(f"={self._head.format.removeprefix(_FIRST.format)}H", rest)
+        at = self._head.size - _FIRST.size + _COUNT_BYTES
+        symbols, numbers, tuples = self._symbols, struct.unpack_from(f"={count}H", rest, at), rest[at + 2 * count:]
         known = all(number < len(symbols) for number in numbers)
         stack = tuple(symbols[number] if number < len(symbols) else "?" for number in numbers)
-        form = members, (_PADDING, stack, tuples)
+        form = tuple(members), (_PADDING, stack, tuples)
         event = _new(Event, (0, 0, 0, 0, 0, *members, b"", *form[1]))
         if not (event.place < len(_KINDS) and event.hook < _KINDS[event.place] and event.captured <= PACKET_BYTES
                 and count <= STACK_DEPTH and (not tuples or len(tuples) == TUPLES.size)):
@@ -227,7 +222,7 @@ class Reader:
         if known:  # else its symbols may yet come
             if len(self._forms) >= FORMS:
                 self._forms.clear()
-            self._forms[others, behind] = form
+            self._forms[rest] = form
         return form
 
     def _item(self, data: bytes) -> Item:
@@ -264,13 +259,13 @@ class Reader:
 class Shape(NamedTuple):
     """Of the blocks of packets that have the same options."""
 
-    unpack: Callable[[bytes, int], tuple[Any, ...]]  # time (high, low), packet, the event's first members, the others, what
-    # is behind them, the end; and marks before and between
+    unpack: Callable[[bytes, int], tuple[Any, ...]]  # time (high, low), mark, packet, other marks, first members of the
+    # event, the rest of it, the last mark
     marks_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     marks: tuple[Any, ...]  # the packet's length, kinds and lengths of the options, and their end
 
 
-def _shape(block: bytes, head: struct.Struct) -> Shape | None:
+def _shape(block: bytes) -> Shape | None:
     """None: it has other options than a plain event's."""
     (captured,) = _CAPTURED(block)
     at, end = 28 + captured + (-captured & 3), len(block) - 4
@@ -284,10 +279,10 @@ def _shape(block: bytes, head: struct.Struct) -> Shape | None:
         places.append(len(places) + 3)
         if code == CUSTOM:
             start = at + 4 + len(_OF_PACKET)
-            behind = length - len(_OF_PACKET) - head.size
-            if not block.startswith(_OF_PACKET, at + 4) or behind < _COUNT_BYTES or block[at + 4 + size:end] != _LAST:
+            rest = length - len(_OF_PACKET) - _FIRST.size
+            if not block.startswith(_OF_PACKET, at + 4) or rest < 0 or block[at + 4 + size:end] != _LAST:
                 return None
-            form += f"{start - at}s5Q{head.size - _FIRST.size}s{behind}s{size - length}x4s"
+            form += f"{start - at}s{_FIRST.format[1:]}{rest}s{size - length}x4s"
             unpack, marks_of = struct.Struct(form).unpack_from, itemgetter(*places, -1)
             return Shape(unpack, marks_of, marks_of(unpack(block)))
         if code not in (PACKET_ID, PACKET_FLAGS):

@@ -94,7 +94,7 @@ def _close_output() -> None:
 
 def program() -> None:
     """The console script."""
-    gc.set_threshold(50_000, 20, 100)  # events and hops hold few cycles: to look each 700 objects takes a tenth of the time
+    gc.set_threshold(100_000, 20, 100)  # events and hops hold few cycles: to look each 700 objects takes a tenth of the time
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     sys.exit(main())
 

@@ -201,7 +201,7 @@ class _Way:
                 self._left_out += 1
             else:
                 step.begins += before
-                step.times.add(after - before)
+                step.add(after - before)
 
     def _new(self, hops: tuple[Hop, ...], like: Hashable) -> tuple[list[int], list[_Step | None]]:
         timed = [at for at, hop in enumerate(hops) if hop.timed]
@@ -215,16 +215,10 @@ class _Way:
         return timed, steps
 
     def summary(self) -> OneWay:
-        steps = sorted(self._steps.items(), key=lambda item: item[1].begins / item[1].times.count)
+        steps = sorted(self._steps.items(), key=lambda item: item[1].begins / item[1].count)
         return OneWay(self._journeys, self._latency.count, self._latency.summary(), tuple(
             Step(Spot(*before), Spot(*after), latency) for (before, after), step in steps
-            if (latency := step.times.summary())), self._left_out)
-
-
-class _Step:
-    def __init__(self) -> None:
-        self.times = _Times()
-        self.begins = 0  # sum of the times since the first hop, for the order
+            if (latency := step.summary())), self._left_out)
 
 
 class _Times:
@@ -252,6 +246,14 @@ class _Times:
                 break
         shift = max((bucket >> 3) - 1, 0)
         return (bucket - (shift << 3) << shift) + (1 << shift >> 1)
+
+
+class _Step(_Times):
+    """From one hop to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begins = 0  # sum of the times since the first hop, for the order
 
 
 def _tuple(packet: Packet) -> _Tuple:
