@@ -62,6 +62,17 @@ def test_container_to_container(dnettrace: Dnettrace, version: str) -> None:
     decided_itself(output, "l2_forward")
 
 
+@pytest.mark.bare
+def test_the_bridge_by_what_every_kernel_has(dnettrace: Dnettrace) -> None:
+    output = read(dnettrace("--lab", "ping", "c1", "c2", "-c", "1", "--json"))
+    for kind, ends in (("request", ("c1", "c2")), ("reply", ("c2", "c1"))):
+        seen, meant = output.way(output.only(kind)), switched(*ends)
+        for node in ("c1", "host", "c2"):
+            seen, meant = without_hooks(seen, node), without_hooks(meant, node)
+        assert seen == meant
+    assert not any("is not loaded" in probe["why"] for probe in output.start["probes"]["missing"])
+
+
 def decided_itself(output: Output, stage: str) -> None:
     """The bridge's decision about the request was seen itself, between the hops beside it."""
     assert {"__br_forward", "br_flood", "br_pass_frame_up"} <= set(output.start["probes"]["attached"])
@@ -197,11 +208,14 @@ FAULTS = [
 ]
 
 
-def in_core(fault: Fault) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.core] if fault.cause == "docker_user_rule" else []
+BARE = ("forwarding_off", "wrong_mac", "echo_ignored", "nothing_listens")
 
 
-@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.cause, marks=in_core(fault)) for fault in FAULTS])
+def marks(fault: Fault) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.core] if fault.cause == "docker_user_rule" else [pytest.mark.bare] if fault.cause in BARE else []
+
+
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.cause, marks=marks(fault)) for fault in FAULTS])
 def test_a_fault_and_its_cause(dnettrace: Dnettrace, fault: Fault) -> None:
     run(fault.build)
     try:
@@ -216,6 +230,7 @@ def test_a_fault_and_its_cause(dnettrace: Dnettrace, fault: Fault) -> None:
 
 
 @pytest.mark.core
+@pytest.mark.bare
 def test_a_replay_is_what_was_shown(dnettrace: Dnettrace, kept: tuple[Done, Path]) -> None:
     shown, trace = kept
     again = dnettrace("replay", str(trace), "--json")
@@ -225,7 +240,7 @@ def test_a_replay_is_what_was_shown(dnettrace: Dnettrace, kept: tuple[Done, Path
 
 
 def test_recorded_traffic(dnettrace: Dnettrace, tmp_path: Path) -> None:
-    recording = subprocess.Popen([*program(), "--lab", "record", "-w", str(tmp_path / "trace"), "icmp"],
+    recording = subprocess.Popen([*program(), "--lab", "record", "-v", "-w", str(tmp_path / "trace"), "icmp"],
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (tmp_path / "trace").exists() and recording.poll() is None:
         time.sleep(0.1)
@@ -237,8 +252,10 @@ def test_recorded_traffic(dnettrace: Dnettrace, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in dnettrace("replay", str(tmp_path / "trace"), "--json").stdout.splitlines()]
     ends = [row["end"]["result"] for row in rows if row["type"] == "journey" and row["packet"]["proto"] == "icmp"]
     assert "delivered" in ends and set(ends) <= {"delivered"}, said
-    stages = {hop["stage"] for row in rows if row["type"] == "journey" for hop in row["hops"]}
+    hops = [hop for row in rows if row["type"] == "journey" for hop in row["hops"]]
+    stages = {hop["stage"] for hop in hops}
     assert {"prerouting", "l2_forward", "forward", "postrouting", "egress", "ingress"} <= stages
+    assert any(hop["timed"] for hop in hops if hop["stage"] == "l2_forward")
 
 
 def test_live_in_detail_sees_what_ping_sees() -> None:
@@ -260,6 +277,7 @@ def test_live_in_detail_sees_what_ping_sees() -> None:
     assert (decision["timed"], decision["inferred"]) == (True, False)
 
 
+@pytest.mark.bare
 def test_killed_it_leaves_nothing() -> None:
     tracing = subprocess.Popen([*program(), "--lab", "ping", "c1", "c2", "-c", "100", "-i", "0.2"], stdout=subprocess.PIPE)
     assert tracing.stdout

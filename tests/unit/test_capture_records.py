@@ -24,7 +24,8 @@ from tracer.model.layout import EVENT, PACKET_BYTES, STACK, TAIL_BYTES, TUPLES, 
 from tracer.model.probes import Batch
 from tracer.model.run import Item
 
-NAMES = ["one_bridge", "one_bridge_v6", "outside", "isolated", "published", "fragments", "fragments_v6", "arp", "ttl"]
+NAMES = ["one_bridge", "one_bridge_v6", "outside", "isolated", "published", "fragments", "fragments_v6", "arp", "ttl",
+         "probed", "probed_host", "probed_tcp", "probed_waiting"]
 
 
 class Ring:

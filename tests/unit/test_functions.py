@@ -83,12 +83,18 @@ def test_where_none_is_to_be_had_each_says_why(monkeypatch: pytest.MonkeyPatch) 
     assert way.why == "netfilter links: EPERM; fentry: EPERM; kprobe: EPERM"
 
 
-def test_a_module_that_is_not_loaded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_is_not_loaded_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (chain,) = [probe for probe in CATALOGUE if probe.name == "nft_do_chain_ipv4"]
     monkeypatch.setattr(functions, "CATALOGUE", (replace(chain, module="no_such_module"),))
     monkeypatch.setattr(functions, "_no_links", lambda _types: "none here")
     way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
     assert way.why == "netfilter links: none here; function probes: no_such_module is not loaded"
+    assert way.lacks == "no_such_module"
+    monkeypatch.setattr(functions, "MODULES", tmp_path)
+    (tmp_path / "no_such_module").mkdir()  # loaded, without types
+    way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
+    assert way.why.endswith("function probes: this kernel has no types of its modules (Linux 5.11 brought them)")
+    assert not way.lacks
 
 
 @pytest.mark.parametrize(("hooks", "refused", "way"), [

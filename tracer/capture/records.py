@@ -192,8 +192,7 @@ class RecordWriter(Writer):
 
     def _interfaces_of(self, records: Records, route: Array, before: list[bytes]) -> Array:
         names = numpy.ascontiguousarray(records["name"]).view(numpy.uint64)
-        hook = numpy.where(records["place"] == Place.HOOK, records["hook"], 0)
-        place = records["place"].astype(numpy.uint16) * 256 + hook  # numpy 2 does not widen by itself
+        place = records["place"].astype(numpy.uint16) * 256 + records["hook"]  # numpy 2 does not widen by itself
         hashes = self._hash(records["netns"], records["ifindex"], place, names[:, 0], names[:, 1])
         unique, first, which = numpy.unique(hashes, return_index=True, return_inverse=True)
         known, found = unique.tolist(), numpy.zeros(len(unique), numpy.uint32)

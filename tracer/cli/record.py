@@ -16,6 +16,7 @@ from tracer.cli.options import finite
 @click.option("--network", "networks", metavar="NAME", multiple=True, help="Only packets from or to this Docker network.")
 @click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="Stop after N packets, or a few more.")
 @click.option("--duration", type=click.FloatRange(min=0.1), metavar="SECONDS", callback=finite, help="Stop after so long.")
+@click.option("-v", "--verbose", is_flag=True, help="What `live -v` sees: by more probes, where the kernel has them.")
 @click.option("--snaplen", type=click.IntRange(min=14), metavar="N",
               help="Keep N bytes of a frame, 110 at most. Default: its headers, without payload.")
 @click.option("--rotate", metavar="SIZE|TIME", help="Go on in a new file after so much (500k, 100M, 1G) or so long (30s, "
@@ -25,8 +26,8 @@ from tracer.cli.options import finite
 @click.option("--lab", "in_lab", is_flag=True, help="As `dnettrace --lab record`.")
 @click.pass_context
 def record(context: click.Context, words: tuple[str, ...], write: str, containers: tuple[str, ...],
-           networks: tuple[str, ...], count: int | None, duration: float | None, snaplen: int | None, rotate: str | None,
-           keep: int | None, force: bool, in_lab: bool) -> int:
+           networks: tuple[str, ...], count: int | None, duration: float | None, verbose: bool, snaplen: int | None,
+           rotate: str | None, keep: int | None, force: bool, in_lab: bool) -> int:
     """Record real packets that match FILTER as `live` follows them, to look at them later.
 
     \b
@@ -46,4 +47,4 @@ def record(context: click.Context, words: tuple[str, ...], write: str, container
 
     following = Following(" ".join(words), containers, networks, False, False, count, duration)
     plan = Plan(write, force, snaplen, size, seconds, keep)
-    return Recording.open(following, plan, in_lab=in_lab or bool(context.obj)).run()
+    return Recording.open(following, plan, in_lab=in_lab or bool(context.obj), in_detail=verbose).run()

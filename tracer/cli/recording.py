@@ -40,9 +40,9 @@ class Recording(Follower):
     _plan: Plan
 
     @classmethod
-    def open(cls, following: Following, plan: Plan, *, in_lab: bool) -> Recording:
+    def open(cls, following: Following, plan: Plan, *, in_lab: bool, in_detail: bool) -> Recording:
         host, networks = cls.named(following, in_lab)
-        recording = cls(host, following, networks)
+        recording = cls(host, following, networks, in_detail)
         recording._plan = plan
         return recording
 

@@ -20,7 +20,7 @@ from tracer.kernel.own_chains import mark
 
 NOTHING = bytes((0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))  # return 1, NF_ACCEPT
 ZERO = bytes((0xB7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))  # return 0, which fentry programs must
-KALLSYMS = Path("/proc/kallsyms")
+KALLSYMS, MODULES = Path("/proc/kallsyms"), Path("/sys/module")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
         return HookWay(None, "; ".join(refused))
     probe = next(probe for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
     if not is_loaded(probe.module) and not types.id("nft_chain", btf.STRUCT):
+        if (MODULES / probe.module).exists():
+            why = "this kernel has no types of its modules (Linux 5.11 brought them)"
+            return HookWay(None, "; ".join((*refused, f"function probes: {why}")))
         return HookWay(None, "; ".join((*refused, f"function probes: {probe.module} is not loaded")), lacks=probe.module)
     try:
         with _types_of(types, probe.module) as (module_types, _fd):
