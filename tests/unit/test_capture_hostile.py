@@ -171,6 +171,14 @@ def test_what_comes_without_end_is_not_kept(block: bytes) -> None:
     assert peak < 3 * layout.ITEM_BYTES
 
 
+def test_blocks_of_many_options_are_not_remembered() -> None:
+    flags = (pcapng.packet(0, 0, bytes(14), 0, [*[(pcapng.PACKET_FLAGS, b"")] * size, (
+        pcapng.CUSTOM, layout.PREFIX + layout.OF_PACKET.to_bytes(1, "big") + bytes(200))]) for size in range(5, 50))
+    reader = Reader(io.BytesIO(beginning() + b"".join(flags)), "many")
+    list(reader)
+    assert all(len(shape.marks) <= 6 for shapes in reader._shapes.values() for shape in shapes)
+
+
 @THOROUGH
 @given(st.sampled_from([Sent, Answer, Tell, Selection, Machine, HookPoint, Trace]).flatmap(st.from_type))
 def test_any_value_has_its_json(value: Any) -> None:

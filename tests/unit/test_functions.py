@@ -93,7 +93,8 @@ def test_a_module_that_is_not_loaded_is_said(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(functions, "MODULES", tmp_path)
     (tmp_path / "no_such_module").mkdir()  # loaded, without types
     way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
-    assert way.why.endswith("function probes: this kernel has no types of its modules (Linux 5.11 brought them)")
+    assert way.why.endswith("function probes: this kernel tells no types of its modules "
+                            "(Linux 5.11 and CONFIG_DEBUG_INFO_BTF_MODULES bring them)")
     assert not way.lacks
 
 

@@ -9,11 +9,12 @@ import pytest
 from tests.unit.recording import load
 from tracer.journey.stream import Stream
 from tracer.journey.templates import Templates
-from tracer.model.journey import Journey
-from tracer.model.layout import Event, Place
+from tracer.model.journey import Journey, Stage
+from tracer.model.layout import Event, Function, Place
 from tracer.model.probes import Batch
 
-NAMES = ["one_bridge", "one_bridge_v6", "gateway", "from_host", "outside", "isolated", "published", "fragments", "ttl"]
+NAMES = ["one_bridge", "one_bridge_v6", "gateway", "from_host", "outside", "isolated", "published", "fragments", "ttl",
+         "probed", "probed_flood", "probed_tcp", "probed_host", "probed_waiting"]
 
 
 def told(name: str) -> list[list[Journey]]:
@@ -49,3 +50,30 @@ def test_templates_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
         self, track, context, also, lambda: (reads.append(1), read())[1]))
     turns = told("outside")
     assert len(reads) < sum(len(turn) for turn in turns)
+
+
+def test_what_the_bridge_learned_meanwhile_counts_for_a_packet_that_it_dropped() -> None:
+    """It has no event at the port behind, where the fdb is asked for others."""
+    recording = load("probed")
+    topology = recording.topology
+    host = replace(topology.namespaces[topology.host], fdb=())
+    machine = replace(recording.machine, untraced=None)
+    stream = Stream(replace(topology, namespaces={**topology.namespaces, topology.host: host}), lambda: machine)
+    packets: dict[int, list[Event]] = {}
+    for event in recording.events:
+        if event.place != Place.ROUTE:
+            packets.setdefault(event.journey, []).append(event)
+    request = next(events for events in packets.values() if any(
+        (event.place, event.hook) == (Place.FUNCTION, Function.FORWARD) for event in events))
+    at = next(at for at, event in enumerate(request) if (event.place, event.hook) == (Place.FUNCTION, Function.FORWARD))
+    dropped = [*request[:at + 1], request[at]._replace(place=Place.DROP, hook=0, time=request[at].time + 1000)]
+    answers = [event for events in packets.values() if events is not request for event in events]
+
+    def told(turn: int, events: list[Event]) -> list[str]:
+        stream.feed(Batch([later(event, 10 * turn, 0) for event in events], 0))
+        return [hop.detail for journey in stream.take(events[-1].time + (10 * turn + 5) * 10**9)
+                for hop in journey.hops if hop.stage is Stage.L2_FORWARD]
+
+    assert "not read" in told(0, dropped)[0]
+    told(1, answers)
+    assert "fdb learned" in told(2, dropped)[0]

@@ -26,7 +26,7 @@ from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
 BATCH_EVENTS = 1 << 18
 FORMS = 1 << 12  # that are remembered
-SHAPES, ALIKE = 1 << 10, 7  # of blocks, for one size
+SHAPES, ALIKE, MARKS = 1 << 10, 7, 4  # of blocks, for one size, and what one of them has
 PART_COST = 64  # bytes that a part takes, however short
 _PADDING = bytes(2)
 _KINDS = tuple(len(Function if place is Place.FUNCTION else HOOKS) for place in Place)  # what `hook` may be there
@@ -211,13 +211,15 @@ class Reader:
         """Events of one flow at one place share it."""
         *members, count = struct.unpack_from(f"={self._head.format.removeprefix(_FIRST.format)}H", rest)
         at = self._head.size - _FIRST.size + _COUNT_BYTES
+        if count > min(STACK_DEPTH, (len(rest) - at) // 2):
+            raise ValueError("an event that no kernel has")
         symbols, numbers, tuples = self._symbols, struct.unpack_from(f"={count}H", rest, at), rest[at + 2 * count:]
         known = all(number < len(symbols) for number in numbers)
         stack = tuple(symbols[number] if number < len(symbols) else "?" for number in numbers)
         form = tuple(members), (_PADDING, stack, tuples)
         event = _new(Event, (0, 0, 0, 0, 0, *members, b"", *form[1]))
         if not (event.place < len(_KINDS) and event.hook < _KINDS[event.place] and event.captured <= PACKET_BYTES
-                and count <= STACK_DEPTH and (not tuples or len(tuples) == TUPLES.size)):
+                and (not tuples or len(tuples) == TUPLES.size)):
             raise ValueError("an event that no kernel has")
         if known:  # else its symbols may yet come
             if len(self._forms) >= FORMS:
@@ -285,7 +287,7 @@ def _shape(block: bytes) -> Shape | None:
             form += f"{start - at}s{_FIRST.format[1:]}{rest}s{size - length}x4s"
             unpack, marks_of = struct.Struct(form).unpack_from, itemgetter(*places, -1)
             return Shape(unpack, marks_of, marks_of(unpack(block)))
-        if code not in (PACKET_ID, PACKET_FLAGS):
+        if code not in (PACKET_ID, PACKET_FLAGS) or len(places) > MARKS:
             return None
         form += f"4s{size}x"
         at += 4 + size

@@ -18,7 +18,7 @@ from tracer.model.report import FlowSummary, Latency, LiveSummary, OneWay, Spot,
 KEPT = 128  # flows, the busiest; up to twice as many until it is decided which
 CONNECTIONS = 16384  # tuples whose flow is remembered
 STEPS = 48  # different ones of a flow's direction
-WAYS = 16  # of a flow's direction whose steps are remembered together; others are looked up one by one
+WAYS = 64  # of a flow's direction whose steps are remembered together
 BRIDGES = 64
 _ECHO_REPLIES = 0, 129
 
@@ -210,7 +210,9 @@ class _Way:
             if pair not in self._steps and len(self._steps) < STEPS:
                 self._steps[pair] = _Step()
             steps.append(self._steps.get(pair))
-        if like and len(self._ways) < WAYS:
+        if like:
+            if len(self._ways) >= WAYS:
+                self._ways.clear()
             self._ways[like] = timed, steps
         return timed, steps
 

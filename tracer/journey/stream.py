@@ -11,7 +11,7 @@ from tracer.journey.teller import About, Teller
 from tracer.journey.templates import Templates
 from tracer.journey.tracks import HOOK, QUEUE, Track
 from tracer.model.journey import Journey
-from tracer.model.layout import Event
+from tracer.model.layout import Event, Place
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.topology import LinkKey, Namespace, Topology
 
@@ -20,6 +20,7 @@ TAKEN_NS = 200_000_000  # a socket may hold the packet for long: that it was not
 NEIGHBOR_NS = 4_000_000_000  # a neighbour's failure takes 3 s
 NAMING_NS = 1_000_000_000  # how long a journey is kept back for the name of what it met
 BEHIND_NS = 5_000_000_000  # the longest, where a busy machine leaves no time to read the network
+DECIDED = (QUEUE, int(Place.DROP), int(Place.FUNCTION))  # where a bridge's decision may be told
 REPLIES = {3, 4}  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 
@@ -28,8 +29,7 @@ class Stream(Teller):
         super().__init__(topology, machine, chosen_rules=True)
         self._armed = 0
         self._templates = Templates()
-        self._asked: tuple[Topology | None, int] = (None, 0)  # whose devices were looked at, and how many
-        self._without: set[tuple[int, int]] = set()  # those of them that had no name
+        self._named: tuple[Topology | None, set[tuple[int, int]]] = (None, set())  # devices that have a name in it
         self._nameless: dict[LinkKey, int] = {}  # -> when it was first met, ns
 
     def armed(self, now: int) -> None:
@@ -62,13 +62,14 @@ class Stream(Teller):
             now = min(now, heard)  # as far as the network is known
             if now < seen:
                 return True
-        topology, met = self._at(track.begun), self._tracks.met
-        if topology is not self._asked[0] or len(met) != self._asked[1]:
-            self._asked, self._without = (topology, len(met)), set(met)
-        self._without = {key for key in self._without if not self._has_name(LinkKey(*key), topology)}
-        return bool(self._without) and any(now - self._nameless.setdefault(LinkKey(*key), now) < NAMING_NS
-                                           for branch in (track, *track.copies) for event in branch.events
-                                           if (key := (event.netns, event.ifindex)) in self._without)
+        topology = self._at(track.begun)
+        if topology is not self._named[0]:
+            self._named = (topology, set())
+        named = self._named[1]
+        met = {(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events} - named
+        without = {LinkKey(*key) for key in met if not self._has_name(LinkKey(*key), topology)}
+        named |= met - without
+        return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in without)
 
     def _tell(self, track: Track) -> list[Journey]:
         machine = self._machine()
@@ -76,8 +77,8 @@ class Stream(Teller):
             told = super()._tell(track)
         else:
             self._tracks.forget(track)
-            context = (machine, self._tracks.topology, len(self._tracks.tracking))
-            also = (self._about(track).kind, *[self._known_port(event) for event in track.events if event.place == QUEUE])
+            context = (machine, self._tracks.topology, len(self._tracks.tracking), self._tracks.paired)
+            also = (self._about(track).kind, *[self._known_port(event) for event in track.events if event.place in DECIDED])
             told = [self._templates.journey(track, context, also, lambda: super(Stream, self)._tell(track)[0])]
         whole = track.begun > self._armed and track.events[0].first  # else a file of a recording begins amid it
         return told if whole else [replace(journey, complete=False) for journey in told]
@@ -96,7 +97,7 @@ class Stream(Teller):
         return About("packet" if not tracked else "request" if REPLIES.isdisjoint(tracked) else "reply")
 
     def _known_port(self, event: Event) -> tuple[int, str] | None:
-        """Where a bridge knew the destination of a frame that this device sends."""
+        """Where a bridge knew the destination of a frame that this device sends, or was to send."""
         link = self._tracks.topology.link(event.netns, event.ifindex)
         return self._tracks.port_of(event.netns, link.master, mac(event.ethernet[:6]), event.time) \
             if link and link.master else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -130,6 +129,7 @@ class Tracks:
         self.events = 0
         self.lost = 0
         self.tracking: set[int] = set()  # namespaces in which a packet had a conntrack entry
+        self.paired = 0  # how often a pair was learned
         self._begun = 0
         self._live: dict[int, Track] = {}  # by the kernel's journey number; a track of several skbs is there for each
         self._large: deque[Track] = deque(maxlen=LARGE)
@@ -150,11 +150,6 @@ class Tracks:
             self._fresh &= self._devices.keys()
             self._pairs = {key: peer for key, peer in self._pairs.items() if key[0] in topology.names}
             self._learned = {key: port for key, port in self._learned.items() if key[0] in topology.names}
-
-    @property
-    def met(self) -> Collection[tuple[int, int]]:
-        """Devices, as (namespace, ifindex), that packets were seen at."""
-        return self._devices.keys()
 
     def fresh(self) -> set[LinkKey]:
         """Devices that packets were seen at for the first time since the last call."""
@@ -303,7 +298,9 @@ class Tracks:
         before = track.events[-1]
         if before.place == QUEUE and before.netns != event.netns and not track.lost:
             sent, received = (before.netns, before.ifindex), (event.netns, event.ifindex)
-            self._pairs[sent], self._pairs[received] = received, sent
+            if self._pairs.get(sent) != received:
+                self._pairs[sent], self._pairs[received] = received, sent
+                self.paired += 1
 
     def _learn(self, event: Event) -> None:
         link = self.topology.link(event.netns, event.ifindex)

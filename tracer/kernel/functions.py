@@ -46,8 +46,8 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
         return HookWay(None, "; ".join(refused))
     probe = next(probe for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
     if not is_loaded(probe.module) and not types.id("nft_chain", btf.STRUCT):
-        if (MODULES / probe.module).exists():
-            why = "this kernel has no types of its modules (Linux 5.11 brought them)"
+        if (MODULES / probe.module).exists() or not _modules_have_types():
+            why = "this kernel tells no types of its modules (Linux 5.11 and CONFIG_DEBUG_INFO_BTF_MODULES bring them)"
             return HookWay(None, "; ".join((*refused, f"function probes: {why}")))
         return HookWay(None, "; ".join((*refused, f"function probes: {probe.module} is not loaded")), lacks=probe.module)
     try:
@@ -74,6 +74,11 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
 def is_loaded(module: str) -> bool:
     """With its types."""
     return Path("/sys/kernel/btf", module).exists()
+
+
+def _modules_have_types() -> bool:
+    """As far as those that are loaded tell."""
+    return os.listdir("/sys/kernel/btf") != ["vmlinux"] or not any(MODULES.glob("*/initstate"))
 
 
 def find_functions(types: Btf, hooking: HookWay, mechanisms: Collection[Mechanism]) -> HookWay:

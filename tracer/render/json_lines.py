@@ -14,7 +14,7 @@ from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start,
 from tracer.model.topology import inode
 
 SCHEMA = 1
-KEPT = 4096
+KEPT, WAYS = 4096, 256
 _HOPS: dict[tuple[object, ...], tuple[tuple[object, ...], str]] = {}  # where -> (all but the time, its text)
 _WAYS: dict[Hashable, list[str]] = {}  # Hops.like -> what follows the times of its hops
 
@@ -188,10 +188,10 @@ def _hops(hops: tuple[Hop, ...]) -> str:
         return ", ".join(map(_hop, hops))
     texts = _WAYS.get(hops.like)
     if texts is None:
-        if len(_WAYS) >= KEPT:
+        if len(_WAYS) >= WAYS:
             _WAYS.clear()
-        texts = _WAYS[hops.like] = [f", {_after_time(hop)}" for hop in hops]
-    return ", ".join([f'{{"t_ns": {hop[0]}{text}' for hop, text in zip(hops, texts, strict=True)])
+        texts = _WAYS[hops.like] = [_after_time(hop) for hop in hops]
+    return ", ".join([f'{{"t_ns": {hop[0]}, {text}' for hop, text in zip(hops, texts, strict=True)])
 
 
 def _hop(hop: Hop) -> str:
