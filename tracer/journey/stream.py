@@ -67,9 +67,9 @@ class Stream(Teller):
             self._named = (topology, set())
         named = self._named[1]
         met = {(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events} - named
-        without = {LinkKey(*key) for key in met if not self._has_name(LinkKey(*key), topology)}
+        without = {key for key in met if not self._has_name(LinkKey(*key), topology)}
         named |= met - without
-        return any(now - self._nameless.setdefault(key, now) < NAMING_NS for key in without)
+        return any(now - self._nameless.setdefault(LinkKey(*key), now) < NAMING_NS for key in without)
 
     def _tell(self, track: Track) -> list[Journey]:
         machine = self._machine()
