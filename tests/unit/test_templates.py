@@ -77,3 +77,16 @@ def test_what_the_bridge_learned_meanwhile_counts_for_a_packet_that_it_dropped()
     assert "not read" in told(0, dropped)[0]
     told(1, answers)
     assert "fdb learned" in told(2, dropped)[0]
+
+
+def test_who_meets_a_device_without_a_name_waits_for_it() -> None:
+    recording = load("one_bridge")
+    topology = recording.topology
+    last = recording.events[-1].time
+    stream = Stream(topology, lambda: recording.machine)
+    unnamed = next(netns for netns in topology.names if netns != topology.host)
+    stream.know(replace(topology, names={n: name for n, name in topology.names.items() if n != unnamed}))
+    stream.feed(Batch(list(recording.events), 0))
+    for wait in (3 * 10**8, 4 * 10**8):
+        assert not any(hop.netns == unnamed for journey in stream.take(last + wait) for hop in journey.hops)
+    assert any(hop.netns == unnamed for journey in stream.take(last + 10**10) for hop in journey.hops)
