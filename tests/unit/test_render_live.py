@@ -133,8 +133,10 @@ def test_names_of_packets(packet: Packet, name: str) -> None:
 def test_the_port_of_the_side_that_serves() -> None:
     syn = replace(given.REQUEST, packet=Packet(4, "tcp", "172.17.0.2", "172.17.0.3", 60, 40000, 80, "SYN", payload=0))
     assert " c1 → c2:80 SYN  " in line(syn)
-    assert " c2:80 → c1 SYN ACK  " in line(replace(syn, kind="reply", source="c2", target="c1", packet=syn.packet._replace(sport=80, dport=40000, tcp_flags="SYN ACK")))
-    assert " [fd00::2]:53 → c2 " in line(replace(syn, kind="packet", source="fd00::2", packet=syn.packet._replace(sport=53, dport=40000)))
+    assert " c2:80 → c1 SYN ACK  " in line(replace(syn, kind="reply", source="c2", target="c1", packet=syn.packet._replace(
+        sport=80, dport=40000, tcp_flags="SYN ACK")))
+    assert " [fd00::2]:53 → c2 " in line(replace(syn, kind="packet", source="fd00::2", packet=syn.packet._replace(
+        sport=53, dport=40000)))
 
 
 def test_text_from_outside_is_spelled_out() -> None:

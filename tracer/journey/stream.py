@@ -9,9 +9,9 @@ from tracer.journey.ends import Seen
 from tracer.journey.headers import mac
 from tracer.journey.teller import About, Teller
 from tracer.journey.templates import Templates
-from tracer.journey.tracks import HOOK, QUEUE, Track
+from tracer.journey.tracks import DROP, FUNCTION, HOOK, QUEUE, Track
 from tracer.model.journey import Journey
-from tracer.model.layout import Event, Place
+from tracer.model.layout import Event
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.topology import LinkKey, Namespace, Topology
 
@@ -20,7 +20,7 @@ TAKEN_NS = 200_000_000  # a socket may hold the packet for long: that it was not
 NEIGHBOR_NS = 4_000_000_000  # a neighbour's failure takes 3 s
 NAMING_NS = 1_000_000_000  # how long a journey is kept back for the name of what it met
 BEHIND_NS = 5_000_000_000  # the longest, where a busy machine leaves no time to read the network
-DECIDED = (QUEUE, int(Place.DROP), int(Place.FUNCTION))  # where a bridge's decision may be told
+DECIDED = (QUEUE, DROP, FUNCTION)  # where a bridge's decision may be told
 REPLIES = {3, 4}  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 
@@ -57,7 +57,7 @@ class Stream(Teller):
     def _waits_for_names(self, track: Track, now: int, heard: int | None) -> bool:
         """What just came is known only a moment after its first packet; a namespace that nobody made a name for stays
         without."""
-        seen = _seen(track)
+        seen = _last_seen(track)
         if heard is not None and now - seen < BEHIND_NS:
             now = min(now, heard)  # as far as the network is known
             if now < seen:
@@ -76,7 +76,6 @@ class Stream(Teller):
         if track.copies or track.part or machine.untraced is not None:
             told = super()._tell(track)
         else:
-            self._tracks.forget(track)
             context = (machine, self._tracks.topology, len(self._tracks.tracking), self._tracks.paired)
             also = (self._about(track).kind, *[self._known_port(event) for event in track.events if event.place in DECIDED])
             told = [self._templates.journey(track, context, also, lambda: super(Stream, self)._tell(track)[0])]
@@ -113,12 +112,12 @@ class Stream(Teller):
         return not key.netns or key.netns in topology.names
 
 
-def _seen(track: Track) -> int:
+def _last_seen(track: Track) -> int:
     return max(track.seen, *(copy.seen for copy in track.copies)) if track.copies else track.seen
 
 
 def _is_over(track: Track, now: int) -> bool:
-    quiet = now - _seen(track)
+    quiet = now - _last_seen(track)
     if quiet <= SETTLED_NS:
         return False
     if track.ended and all(copy.ended for copy in track.copies):

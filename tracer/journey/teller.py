@@ -112,18 +112,17 @@ class Teller(ABC):
     def _tell_all(self, tracks: list[Track]) -> list[Journey]:
         told = []
         for track in tracks:
-            if self._concerns(track):
+            concerns = self._concerns(track)
+            self._tracks.forget(track)
+            if concerns:
                 self._tracks.topology = self._at(track.begun)
                 told += self._tell(track)
-            else:
-                self._tracks.forget(track)
         self._tracks.topology = self._now
         return told
 
     def _tell(self, track: Track) -> list[Journey]:
         """One packet: its main way, which may lead through a copy that a bridge made, and the other branches: copies, and
         segments that it was cut into."""
-        self._tracks.forget(track)
         for copy in track.copies:
             self._tracks.forget(copy)
         branches = [track, *track.copies]

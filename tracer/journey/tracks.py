@@ -17,8 +17,8 @@ from tracer.model.topology import LinkKey, Topology
 
 TOLD = 4096  # journeys whose late events are remembered as such
 AGEING_NS = 300_000_000_000  # a bridge forgets a MAC after 300 s (ageing_time)
-QUEUE, RECEIVE, HOOK, ROUTE, DROP, CONSUME = map(int, (  # an enum, and its attributes, take their time
-    Place.QUEUE, Place.RECEIVE, Place.HOOK, Place.ROUTE, Place.DROP, Place.CONSUME))
+QUEUE, RECEIVE, HOOK, ROUTE, DROP, CONSUME, FUNCTION = map(int, (  # an enum, and its attributes, take their time
+    Place.QUEUE, Place.RECEIVE, Place.HOOK, Place.ROUTE, Place.DROP, Place.CONSUME, Place.FUNCTION))
 ENDS = (DROP, CONSUME)
 LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
 DEVICES = 4096  # that packets met, before those of namespaces that are gone are forgotten
@@ -105,7 +105,7 @@ def _is_part(event: Event) -> bool:
 
 def is_taken(event: Event) -> bool:
     """Does a socket, or its protocol, take the packet here?"""
-    return event.place == Place.FUNCTION and event.hook in (Function.SOCKET, Function.PROTOCOL)
+    return event.place == FUNCTION and event.hook in (Function.SOCKET, Function.PROTOCOL)
 
 
 def _stretch(event: Event) -> tuple[tuple[int, bytes], int, int] | None:
@@ -129,7 +129,7 @@ class Tracks:
         self.events = 0
         self.lost = 0
         self.tracking: set[int] = set()  # namespaces in which a packet had a conntrack entry
-        self.paired = 0  # how often a pair was learned
+        self.paired = 0  # how often a veth pair was learned
         self._begun = 0
         self._live: dict[int, Track] = {}  # by the kernel's journey number; a track of several skbs is there for each
         self._large: deque[Track] = deque(maxlen=LARGE)
@@ -298,9 +298,9 @@ class Tracks:
         before = track.events[-1]
         if before.place == QUEUE and before.netns != event.netns and not track.lost:
             sent, received = (before.netns, before.ifindex), (event.netns, event.ifindex)
-            if self._pairs.get(sent) != received:
+            if self._pairs.get(sent) != received or self._pairs.get(received) != sent:
                 self._pairs[sent], self._pairs[received] = received, sent
-                self.paired += 1
+                self.paired += any(link.kind == "veth" for end in (sent, received) if (link := self.topology.link(*end)))
 
     def _learn(self, event: Event) -> None:
         link = self.topology.link(event.netns, event.ifindex)
@@ -334,7 +334,7 @@ class Tracks:
         """The packet that this is a copy of: it was first seen where bridges make them, and its original is alive."""
         if first.place == HOOK:
             copied = HOOKS[first.hook] in ("forward", "postrouting")
-        elif first.place == Place.FUNCTION:
+        elif first.place == FUNCTION:
             copied = first.hook == Function.FORWARD
         else:
             copied = not (SWITCHING if first.place == QUEUE else UP_TO_THE_HOST).isdisjoint(own_frames(first.stack))

@@ -46,10 +46,11 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
         return HookWay(None, "; ".join(refused))
     probe = next(probe for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
     if not is_loaded(probe.module) and not types.id("nft_chain", btf.STRUCT):
+        lacks, why = probe.module, f"{probe.module} is not loaded"
         if (MODULES / probe.module).exists() or not _modules_have_types():
+            lacks = ""
             why = "this kernel tells no types of its modules (Linux 5.11 and CONFIG_DEBUG_INFO_BTF_MODULES bring them)"
-            return HookWay(None, "; ".join((*refused, f"function probes: {why}")))
-        return HookWay(None, "; ".join((*refused, f"function probes: {probe.module} is not loaded")), lacks=probe.module)
+        return HookWay(None, "; ".join((*refused, f"function probes: {why}")), lacks=lacks)
     try:
         with _types_of(types, probe.module) as (module_types, _fd):
             name = module_types.offset("nft_chain", "name")
