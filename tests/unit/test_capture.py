@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -17,14 +17,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from tests.unit.trace import every_kind, items, write
+from tests.unit.trace import every_kind, items, plain, repeated, write
 from tracer.capture import layout, pcapng
 from tracer.capture.plain import ADDRESSES, has_members
 from tracer.capture.reader import Reader
 from tracer.capture.writer import Writer
 from tracer.cli.telling import Telling
 from tracer.errors import UserError
-from tracer.model.layout import EVENT, Event, Place
+from tracer.model.layout import ALIKE, EVENT, Event, Place
 from tracer.model.probes import Batch
 from tracer.model.run import Begin, Item, Know, LiveBegin
 from tracer.model.topology import has_cookie, inode
@@ -36,13 +36,23 @@ SAMPLES = Path(__file__).parent / "traces"
 def read(path: Path) -> tuple[list[Item], str | None]:
     with path.open("rb") as stream:
         reader = Reader(stream, path.name)
-        return list(reader), reader.cut
+        return plain(reader), reader.cut
 
 
 @pytest.mark.parametrize("name", ["one_bridge", "gateway", "isolated", "outside", "arp", "one_bridge_v6", "fragments",
                                   "published", "itself", "nobody", "probed", "probed_host", "probed_udp", "probed_waiting"])
 def test_what_is_read_is_what_was_written(name: str, tmp_path: Path) -> None:
     assert read(write(tmp_path / "run.pcapng", items(name))) == (items(name), None)
+
+
+def test_events_of_one_flow_are_alike(tmp_path: Path) -> None:
+    with write(tmp_path / "run.pcapng", repeated(2)).open("rb") as stream:
+        events = [event for item in Reader(stream, "run") if isinstance(item, Batch) for event in item.events]
+    same: dict[object, set[object]] = {}
+    for event in events:
+        same.setdefault(event.like, set()).add(ALIKE(event))
+    assert None not in same and all(len(found) == 1 for found in same.values())
+    assert len(same) == len({ALIKE(event) for event in events}) < len(events)
 
 
 def test_every_kind_of_item(tmp_path: Path) -> None:
@@ -61,7 +71,7 @@ def test_every_type_of_a_run_has_its_json() -> None:
             for hint in get_type_hints(kind).values():
                 walk(hint)
         elif origin := get_origin(kind):
-            assert origin in (tuple, frozenset, list, Union, UnionType) or issubclass(origin, Mapping), kind
+            assert origin in (tuple, frozenset, list, Sequence, Union, UnionType) or issubclass(origin, Mapping), kind
             for argument in get_args(kind):
                 walk(argument)
         else:
@@ -315,4 +325,4 @@ def test_what_is_written_while_it_is_read(tmp_path: Path) -> None:
                 return True
             return False
 
-        assert list(Reader(stream, "run", more)) == run
+        assert plain(Reader(stream, "run", more)) == run

@@ -82,6 +82,12 @@ def write(path: Path, run: Iterable[Item], force: bool = False) -> Path:
     return path
 
 
+def plain(found: Iterable[Item]) -> list[Item]:
+    """As they were written: who writes does not say which events are alike."""
+    return [replace(item, events=[event._replace(like=None) for event in item.events]) if isinstance(item, Batch) else item
+            for item in found]
+
+
 def live_items(name: str = "one_bridge") -> list[Item]:
     """The packets of a recorded run, as a run of live would have met them."""
     begin, *rest = items(name)

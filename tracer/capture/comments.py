@@ -32,7 +32,7 @@ class Comments:
     are yet to be written."""
 
     def __init__(self) -> None:
-        self._flows: dict[int, Flow] = {}
+        self._flows: OrderedDict[int, Flow] = OrderedDict()
         self._gathering = Gathering(WALKS)
         self._walks: OrderedDict[tuple[int, Header], list[list[Trace]]] = OrderedDict()
 
@@ -62,7 +62,7 @@ class Comments:
                 if before:
                     said += _rewritten(before, flow)
                 elif len(self._flows) > FLOWS:
-                    del self._flows[next(iter(self._flows))]
+                    self._flows.popitem(last=False)
         return said
 
     def _rules(self, event: Event, topology: Topology) -> list[str]:

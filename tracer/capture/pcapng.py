@@ -86,17 +86,19 @@ def statistics(number: int, time: int, found: Iterable[Option]) -> bytes:
 
 
 def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False,
-           take: Callable[[bytes, int, int], bool] = lambda _buffer, _start, _size: False) -> Iterator[Block]:
+           take: Callable[[bytes, int], int] = lambda _buffer, start: start) -> Iterator[Block]:
     """The blocks of a file, from its first one on. Where the file ends, `more` says whether to look again for what may
-    have been appended: a block is handed out when all of it is there. Whole PACKETs that `take` takes, at buffer[start] and
-    with all they have, are not handed out.
+    have been appended: a block is handed out when all of it is there. Those that `take` takes are not: it is
+    told where in a buffer a block begins, and says where the first one begins that it leaves.
 
     Malformed where it is no pcapng, or is cut within a block.
     """
     buffer, start, at = b"", 0, 0  # the block at hand begins at buffer[start], and in the file at `at`
     order, head, tail = "", _HEAD.unpack_from, _TAIL.unpack_from
     while True:
-        need = 12
+        taken = take(buffer, start)
+        at += taken - start
+        start, need = taken, 12
         if (here := len(buffer) - start) >= need:
             kind, need = head(buffer, start)
             if kind == SECTION:  # reads the same in either byte order
@@ -118,8 +120,7 @@ def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False,
         end = start + need
         if tail(buffer, end - 4)[0] != need:
             raise Malformed(f"the block at byte {at} has two lengths")
-        if kind != PACKET or not take(buffer, start, need):
-            yield Block(kind, buffer[start + 8:end - 4], at, order)
+        yield Block(kind, buffer[start + 8:end - 4], at, order)
         start = end
         at += need
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache
@@ -67,9 +67,9 @@ def typed(value: Any, kind: Any) -> Any:
         return _one_of(value, arguments)
     if origin is frozenset:
         return frozenset(typed(item, arguments[0]) for item in _of(value, list))
+    if origin is Sequence or (origin is tuple and arguments[-1] is ...):
+        return tuple(typed(item, arguments[0]) for item in _of(value, list))
     if origin is tuple:
-        if arguments[-1] is ...:
-            return tuple(typed(item, arguments[0]) for item in _of(value, list))
         return tuple(typed(item, a) for item, a in zip(_of(value, list), arguments, strict=True))
     if origin is not None and issubclass(origin, Mapping):
         return {typed(key, arguments[0]): typed(item, arguments[1]) for key, item in _of(value, list)}

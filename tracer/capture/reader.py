@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple, get_args
 
@@ -20,18 +21,21 @@ from tracer.capture.pcapng import CUSTOM, PACKET_FLAGS, PACKET_ID, Block, Malfor
 from tracer.capture.plain import from_json, members, typed
 from tracer.errors import UserError
 from tracer.model.frame import ETHERNET_BYTES
-from tracer.model.layout import PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Function, Place
+from tracer.model.layout import ALIKE, PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Function, Place
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
 BATCH_EVENTS = 1 << 18
 FORMS = 1 << 12  # that are remembered
-SHAPES, ALIKE, MARKS = 1 << 10, 7, 4  # of blocks, for one size, and what one of them has
+SHAPES, OTHERS, MARKS = 1 << 10, 7, 4  # of blocks, for one size besides the last, and what one of them has
 PART_COST = 64  # bytes that a part takes, however short
 _PADDING = bytes(2)
 _KINDS = tuple(len(Function if place is Place.FUNCTION else HOOKS) for place in Place)  # what `hook` may be there
 _OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
 _LAST = bytes(4)  # behind options
+_HEAD = struct.Struct("=II").unpack_from  # of a block: its kind and size
+_SIZE = struct.Struct("=4xI").unpack_from
+_TAIL = struct.Struct("=I").unpack_from
 _TIME = struct.Struct("=12xII").unpack_from  # high and low, of a packet's block
 _CAPTURED = struct.Struct("=20xI").unpack_from
 _FIRST = struct.Struct("=QQQQQ")  # time to conntrack: what differs from one event to the next
@@ -51,6 +55,12 @@ class Counts:
     interfaces: int = 0
     first: int = 0  # time of the first packet, in its unit
     last: int = 0
+
+    def add_packets(self, number: int, first: tuple[int, ...], last: tuple[int, ...]) -> None:
+        """Times as (high, low)."""
+        self.packets += number
+        self.last = last[0] << 32 | last[1]
+        self.first = self.first or first[0] << 32 | first[1]
 
     def add(self, block: Block) -> None:
         if block.kind == pcapng.PACKET:
@@ -73,8 +83,8 @@ class Reader:
 
     def __init__(self, stream: BinaryIO, path: str, more: Callable[[], bool] = lambda: False, *,
                  events: bool = True) -> None:
-        self._blocks = pcapng.blocks(stream, more, self._take)
-        self._path, self._with_events = path, events
+        self._blocks = pcapng.blocks(stream, more, self._take if events else self._pass_over)
+        self._path = path
         self._ours = False  # known from the first block on
         self.counts = Counts()
         self.cut: str | None = None
@@ -82,6 +92,7 @@ class Reader:
         self._head = layout.EVENT_HEAD  # of that version
         self._symbols: list[str] = []
         self._forms: dict[bytes, Form] = {}  # by the bytes behind the first members
+        self._likes: dict[tuple[Any, ...], object] = {}  # by their ALIKE
         self._shapes: dict[int, tuple[Shape, ...]] = {}  # by the size of the block
         self._events: list[Event] = []  # of the batch at hand
         self._parts: list[bytes] = []  # of the item at hand
@@ -138,35 +149,61 @@ class Reader:
             raise UserError(f"{self._path} was written on a machine of the other byte order: replay it there.")
         self._ours = True
 
-    def _take(self, buffer: bytes, start: int, size: int) -> bool:
-        """Add the event of a packet's block that has no more than that, as nearly all have; False for others."""
-        if not self._ours or size < 32:
-            return False
-        if self._with_events:
-            shapes = self._shapes.get(size, ())
-            for shape in shapes:
-                found = shape.unpack(buffer, start)
-                if shape.marks_of(found) == shape.marks:
+    def _take(self, buffer: bytes, start: int) -> int:
+        """Add the events of the blocks from `start` on, as long as they are whole, and packets' with an event and no more
+        than nearly all have. Returns where the first other one begins."""
+        if not self._ours:
+            return start
+        events, shapes_of, forms = self._events, self._shapes, self._forms  # locals: this loop is what an event costs
+        began, first, found = len(events), None, None
+        padded, packet = bytes(PACKET_BYTES), b""
+        try:
+            for _ in repeat(None, BATCH_EVENTS - began):
+                (size,) = _SIZE(buffer, start)
+                for shape in shapes_of.get(size, ()):
+                    this = shape.unpack(buffer, start)
+                    if shape.marks_of(this) == shape.marks:
+                        break
+                else:
+                    this = self._new_shape(buffer[start:start + size]).unpack(buffer, start)
+                if this[4] != packet:
+                    packet = this[4]
+                    padded = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
+                form = forms.get(this[-2]) or self._form(this[-2])
+                events.append(_new(Event, this[-7:-2] + form[0] + (padded,) + form[1]))
+                found = this
+                first = first or found
+                start += size
+        except (ValueError, struct.error):
+            pass  # one that is not whole or not as most is handed out, and what is wrong is told with its place
+        if first and found:
+            self.counts.add_packets(len(events) - began, first[1:3], found[1:3])
+        return start
+
+    def _pass_over(self, buffer: bytes, start: int) -> int:
+        """As _take(), without their events."""
+        if not self._ours:
+            return start
+        packets, first, last = 0, start, start
+        with suppress(struct.error):
+            while True:
+                kind, size = _HEAD(buffer, start)
+                if kind != pcapng.PACKET or size < 32 or size & 3 or _TAIL(buffer, start + size - 4)[0] != size:
                     break
-            else:
-                new = _shape(buffer[start:start + size])
-                if new is None:
-                    return False
-                if len(self._shapes) >= SHAPES:
-                    self._shapes.clear()
-                self._shapes[size] = (new, *shapes[:ALIKE])
-                found = new.unpack(buffer, start)
-            try:
-                self._add(found[-7:-2], found[-2], found[3])
-            except (ValueError, struct.error):
-                return False  # is told with its place, as a block
-        else:
-            found = _TIME(buffer, start)
-        counts = self.counts
-        counts.packets += 1
-        counts.last = found[0] << 32 | found[1]
-        counts.first = counts.first or counts.last
-        return True
+                packets += 1
+                last = start
+                start += size
+        if packets:
+            self.counts.add_packets(packets, _TIME(buffer, first), _TIME(buffer, last))
+        return start
+
+    def _new_shape(self, block: bytes) -> Shape:
+        """ValueError where it is no plain event's block."""
+        new = _shape(block)
+        if len(self._shapes) >= SHAPES:
+            self._shapes.clear()
+        self._shapes[len(block)] = (new, *self._shapes.get(len(block), ())[:OTHERS])
+        return new
 
     def _items(self, block: Block) -> Iterator[Item]:
         if block.kind == pcapng.PACKET:
@@ -200,12 +237,10 @@ class Reader:
     def _add(self, first: tuple[Any, ...], rest: bytes, packet: bytes) -> None:
         """The event of an option's value: its first members, and the rest."""
         form = self._forms.get(rest) or self._form(rest)
-        events = self._events
-        if len(events) == BATCH_EVENTS:
+        if len(self._events) == BATCH_EVENTS:
             raise ValueError(f"more than {BATCH_EVENTS} events at a time")
-        if len(packet) != PACKET_BYTES:
-            packet = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
-        events.append(_new(Event, first + form[0] + (packet,) + form[1]))
+        packet = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
+        self._events.append(_new(Event, first + form[0] + (packet,) + form[1]))
 
     def _form(self, rest: bytes) -> Form:
         """Events of one flow at one place share it."""
@@ -216,14 +251,15 @@ class Reader:
         symbols, numbers, tuples = self._symbols, struct.unpack_from(f"={count}H", rest, at), rest[at + 2 * count:]
         known = all(number < len(symbols) for number in numbers)
         stack = tuple(symbols[number] if number < len(symbols) else "?" for number in numbers)
-        form = tuple(members), (_PADDING, stack, tuples)
-        event = _new(Event, (0, 0, 0, 0, 0, *members, b"", *form[1]))
+        event = Event._make((0, 0, 0, 0, 0, *members, b"", _PADDING, stack, tuples, None))
         if not (event.place < len(_KINDS) and event.hook < _KINDS[event.place] and event.captured <= PACKET_BYTES
                 and (not tuples or len(tuples) == TUPLES.size)):
             raise ValueError("an event that no kernel has")
+        if len(self._forms) >= FORMS or len(self._likes) >= FORMS:
+            self._forms.clear()
+            self._likes.clear()
+        form = tuple(members), (_PADDING, stack, tuples, self._likes.setdefault(ALIKE(event), object()))
         if known:  # else its symbols may yet come
-            if len(self._forms) >= FORMS:
-                self._forms.clear()
             self._forms[rest] = form
         return form
 
@@ -261,20 +297,21 @@ class Reader:
 class Shape(NamedTuple):
     """Of the blocks of packets that have the same options."""
 
-    unpack: Callable[[bytes, int], tuple[Any, ...]]  # time (high, low), mark, packet, other marks, first members of the
-    # event, the rest of it, the last mark
+    unpack: Callable[[bytes, int], tuple[Any, ...]]  # mark, time (high, low), mark, packet, other marks, first members of
+    # the event, the rest of it, the last mark
     marks_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]
-    marks: tuple[Any, ...]  # the packet's length, kinds and lengths of the options, and their end
+    marks: tuple[Any, ...]  # kind and size, the packet's length, kinds and lengths of the options, their end with the size
 
 
-def _shape(block: bytes) -> Shape | None:
-    """None: it has other options than a plain event's."""
+def _shape(block: bytes) -> Shape:
+    """ValueError: it is no packet's, not whole, or has other options than a plain event's."""
+    kind, size = _HEAD(block)
     (captured,) = _CAPTURED(block)
     at, end = 28 + captured + (-captured & 3), len(block) - 4
-    if captured < ETHERNET_BYTES:
-        return None
-    form = f"=12xII4s4x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
-    places = [2]
+    if kind != pcapng.PACKET or size != len(block) or _TAIL(block, end)[0] != size or captured < ETHERNET_BYTES:
+        raise ValueError("no plain event")
+    form = f"=8s4xII4s4x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
+    places = [0, 3]
     while at + 4 <= end:
         code, length = _OPTION(block, at)
         size = length + (-length & 3)
@@ -283,15 +320,15 @@ def _shape(block: bytes) -> Shape | None:
             start = at + 4 + len(_OF_PACKET)
             rest = length - len(_OF_PACKET) - _FIRST.size
             if not block.startswith(_OF_PACKET, at + 4) or rest < 0 or block[at + 4 + size:end] != _LAST:
-                return None
-            form += f"{start - at}s{_FIRST.format[1:]}{rest}s{size - length}x4s"
+                break
+            form += f"{start - at}s{_FIRST.format[1:]}{rest}s{size - length}x8s"
             unpack, marks_of = struct.Struct(form).unpack_from, itemgetter(*places, -1)
             return Shape(unpack, marks_of, marks_of(unpack(block)))
-        if code not in (PACKET_ID, PACKET_FLAGS) or len(places) > MARKS:
-            return None
+        if code not in (PACKET_ID, PACKET_FLAGS) or len(places) > MARKS + 1:
+            break
         form += f"4s{size}x"
         at += 4 + size
-    return None
+    raise ValueError("no plain event")
 
 
 def _custom(options: Iterator[Option]) -> Iterator[tuple[int, bytes]]:

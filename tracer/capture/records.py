@@ -7,6 +7,7 @@ Those that say more to a person (drops, rewrites) are made one by one, as the Wr
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ class RecordWriter(Writer):
         self._stack_of, self._events, self._snaplen = stack_of, events, snaplen
         self._raw_stacks: dict[bytes, bytes] = {}  # addresses -> the numbers of their symbols
         self._hashed_places: dict[int, int] = {}  # -> interface, with the names that are known now
-        self._flows: dict[int, tuple[int, bytes, int, int]] = {}  # journey -> hash, packet's beginning, protocol, captured
+        # journey -> hash, packet's beginning, protocol, captured
+        self._flows: OrderedDict[int, tuple[int, bytes, int, int]] = OrderedDict()
         self._templates: dict[int, Template] = {}
         self._out: Array = numpy.empty(0, numpy.uint8)
         self._factors = numpy.random.default_rng().integers(1 << 32, 1 << 63, 8, numpy.uint64) | numpy.uint64(1)
@@ -259,7 +261,7 @@ class RecordWriter(Writer):
                                                captured[last].tolist(), strict=True):
             self._flows[journey] = (now, packet, what[0], what[1])
         while len(self._flows) > FLOWS:
-            del self._flows[next(iter(self._flows))]
+            self._flows.popitem(last=False)
         return {index: was for index, was in found.items() if was}
 
 

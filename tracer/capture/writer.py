@@ -8,6 +8,7 @@ import stat
 import struct
 import threading
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -59,7 +60,7 @@ class Writer:
         self._stacks: dict[tuple[str, ...], bytes] = {}
         self._interfaces: dict[str, int] = {}
         self._places: dict[tuple[int, int, int, int, bytes], int] = {}  # with the names that are known now
-        self._numbers: dict[int, int] = {}
+        self._numbers: OrderedDict[int, int] = OrderedDict()
         self._comments = Comments()
         self._journeys = 0
         self._lost = 0
@@ -220,7 +221,7 @@ class Writer:
             if number is not None:
                 self._numbers[journey] = number
                 if len(self._numbers) > NUMBERS:
-                    del self._numbers[next(iter(self._numbers))]
+                    self._numbers.popitem(last=False)
         return number
 
     def _put(self, *parts: bytes | memoryview) -> None:

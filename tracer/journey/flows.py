@@ -6,19 +6,19 @@ its own, and no two different stories to tell. Both directions and both sides of
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Set
+from collections import Counter, OrderedDict
+from collections.abc import Sequence, Set
 from heapq import nlargest
 from itertools import pairwise
 from math import ceil
 
-from tracer.model.journey import BRANCHES, Direction, Hop, Hops, Journey, Packet, Result, endpoint
+from tracer.model.journey import BRANCHES, Direction, Hop, Hops, Journey, Packet, Result, endpoint, of_way
 from tracer.model.report import FlowSummary, Latency, LiveSummary, OneWay, Spot, Step
 
 KEPT = 128  # flows, the busiest; up to twice as many until it is decided which
 CONNECTIONS = 16384  # tuples whose flow is remembered
 STEPS = 48  # different ones of a flow's direction
-WAYS = 64  # of a flow's direction whose steps are remembered together
+ROWS = 256  # journeys of a flow's direction whose times are kept until they are counted
 BRIDGES = 64
 _ECHO_REPLIES = 0, 129
 
@@ -35,7 +35,8 @@ class Flows:
         self._kept, self._most_connections = kept, connections
         self._all = _Tally()
         self._flows: dict[tuple[str, str, str, int | None], _Flow] = {}
-        self._known: dict[_Tuple, tuple[_Flow, bool]] = {}  # whose packets these are, and whether the client's; latest last
+        # whose packets these are, and whether the client's; latest last
+        self._known: OrderedDict[_Tuple, tuple[_Flow, bool]] = OrderedDict()
         self._copies = self._other_journeys = self._other_dropped = 0
 
     def add(self, journey: Journey) -> None:
@@ -44,7 +45,7 @@ class Flows:
             self._copies += 1
             return
         flow, from_client = self._flow(journey)
-        roles = {(hop.bridge, hop.role.value) for hop in journey.hops if hop.role and hop.bridge}
+        roles = _roles(journey.hops)
         flow.add(journey, from_client, roles)
         self._all.add(journey, roles)
 
@@ -102,7 +103,7 @@ class Flows:
         for each, client in tuples.items():
             self._known[each] = flow, client
         while len(self._known) > self._most_connections:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
         return flow, from_client
 
     def _new(self, key: tuple[str, str, str, int | None]) -> _Flow:
@@ -185,38 +186,37 @@ class _Way:
         self._journeys = self._left_out = 0
         self._latency = _Times()
         self._steps: dict[tuple[_Place, _Place], _Step] = {}
-        self._ways: dict[Hashable, tuple[list[int], list[_Step | None]]] = {}  # Hops.like -> indices of timed hops
+        self._durations: list[int] = []
+        self._rows: dict[int, tuple[Sequence[Hop], list[list[int]]]] = {}  # one who went a way, and the times of all who did
 
     def add(self, journey: Journey) -> None:
         self._journeys += 1
         if journey.end.result is Result.DELIVERED:
-            self._latency.add(journey.duration_ns)
+            self._durations.append(journey.duration_ns)
         hops = journey.hops
-        like = hops.like if isinstance(hops, Hops) else None
-        known = self._ways.get(like) if like else None
-        timed, steps = known or self._new(hops, like)
-        times = [hops[at][0] for at in timed]
-        for step, before, after in zip(steps, times, times[1:], strict=False):
-            if step is None:
-                self._left_out += 1
-            else:
-                step.begins += before
-                step.add(after - before)
+        way, times = (id(hops.rest), hops.times) if isinstance(hops, Hops) else (id(hops), [hop.t_ns for hop in hops])
+        self._rows.setdefault(way, (hops, []))[1].append(times)
+        if self._journeys % ROWS == 0:
+            self._count()
 
-    def _new(self, hops: tuple[Hop, ...], like: Hashable) -> tuple[list[int], list[_Step | None]]:
-        timed = [at for at, hop in enumerate(hops) if hop.timed]
-        steps: list[_Step | None] = []
-        for pair in pairwise((hops[at].node, hops[at].device, hops[at].stage._value_) for at in timed):
-            if pair not in self._steps and len(self._steps) < STEPS:
-                self._steps[pair] = _Step()
-            steps.append(self._steps.get(pair))
-        if like:
-            if len(self._ways) >= WAYS:
-                self._ways.clear()
-            self._ways[like] = timed, steps
-        return timed, steps
+    def _count(self) -> None:
+        """Many times of one way at once cost a third."""
+        self._latency.add(self._durations)
+        for hops, rows in self._rows.values():
+            timed = [(at, (hop.node, hop.device, hop.stage._value_)) for at, hop in enumerate(hops) if hop.timed]
+            for (first, before), (second, after) in pairwise(timed):
+                step = self._steps.get((before, after))
+                if step is None:
+                    if len(self._steps) >= STEPS:
+                        self._left_out += len(rows)
+                        continue
+                    step = self._steps[before, after] = _Step()
+                step.begins += sum([row[first] for row in rows])
+                step.add([row[second] - row[first] for row in rows])
+        self._durations, self._rows = [], {}
 
     def summary(self) -> OneWay:
+        self._count()
         steps = sorted(self._steps.items(), key=lambda item: item[1].begins / item[1].count)
         return OneWay(self._journeys, self._latency.count, self._latency.summary(), tuple(
             Step(Spot(*before), Spot(*after), latency) for (before, after), step in steps
@@ -228,13 +228,13 @@ class _Times:
 
     def __init__(self) -> None:
         self.count = 0
-        self._buckets: dict[int, int] = {}
+        self._buckets: Counter[int] = Counter()
 
-    def add(self, ns: int) -> None:
-        self.count += 1
-        shift = ns.bit_length() - 4 if ns > 15 else 0
-        bucket = (shift << 3) + (ns >> shift if ns > 0 else 0)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+    def add(self, times: list[int]) -> None:
+        """In ns."""
+        self.count += len(times)
+        self._buckets.update([((shift := ns.bit_length() - 4) << 3) + (ns >> shift) if ns > 15 else max(ns, 0)
+                              for ns in times])
 
     def summary(self) -> Latency | None:
         return Latency(self.count, self._quantile(0.5), self._quantile(0.99)) if self.count else None
@@ -256,6 +256,12 @@ class _Step(_Times):
     def __init__(self) -> None:
         super().__init__()
         self.begins = 0  # sum of the times since the first hop, for the order
+
+
+@of_way
+def _roles(hops: Sequence[Hop]) -> set[tuple[str, str]]:
+    """Bridges with what they were, as far as this packet saw."""
+    return {(hop.bridge, hop.role.value) for hop in hops if hop.role and hop.bridge}
 
 
 def _tuple(packet: Packet) -> _Tuple:

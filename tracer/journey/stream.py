@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter
 
 from tracer.journey.ends import Seen
 from tracer.journey.headers import mac
 from tracer.journey.teller import About, Teller
-from tracer.journey.templates import Templates
+from tracer.journey.templates import Ask, Templates
 from tracer.journey.tracks import DROP, FUNCTION, HOOK, QUEUE, Track
 from tracer.model.journey import Journey
 from tracer.model.layout import Event
@@ -21,6 +23,7 @@ NEIGHBOR_NS = 4_000_000_000  # a neighbour's failure takes 3 s
 NAMING_NS = 1_000_000_000  # how long a journey is kept back for the name of what it met
 BEHIND_NS = 5_000_000_000  # the longest, where a busy machine leaves no time to read the network
 DECIDED = (QUEUE, DROP, FUNCTION)  # where a bridge's decision may be told
+DEVICE = itemgetter(*map(Event._fields.index, ("netns", "ifindex")))
 REPLIES = {3, 4}  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 
@@ -66,7 +69,7 @@ class Stream(Teller):
         if topology is not self._named[0]:
             self._named = (topology, set())
         named = self._named[1]
-        met = {(event.netns, event.ifindex) for branch in (track, *track.copies) for event in branch.events} - named
+        met = {*map(DEVICE, track.events), *[DEVICE(event) for copy in track.copies for event in copy.events]} - named
         without = {key for key in met if not self._has_name(LinkKey(*key), topology)}
         named |= met - without
         return any(now - self._nameless.setdefault(LinkKey(*key), now) < NAMING_NS for key in without)
@@ -77,8 +80,7 @@ class Stream(Teller):
             told = super()._tell(track)
         else:
             context = (machine, self._tracks.topology, len(self._tracks.tracking), self._tracks.paired)
-            also = (self._about(track).kind, *[self._known_port(event) for event in track.events if event.place in DECIDED])
-            told = [self._templates.journey(track, context, also, lambda: super(Stream, self)._tell(track)[0])]
+            told = [self._templates.journey(track, context, self._known_port, lambda: super(Stream, self)._tell(track)[0])]
         whole = track.begun > self._armed and track.events[0].first  # else a file of a recording begins amid it
         return told if whole else [replace(journey, complete=False) for journey in told]
 
@@ -95,10 +97,10 @@ class Stream(Teller):
         tracked = [event.conntrack_info for event in track.events if event.conntrack and event.place == HOOK]
         return About("packet" if not tracked else "request" if REPLIES.isdisjoint(tracked) else "reply")
 
-    def _known_port(self, event: Event) -> tuple[int, str] | None:
+    def _known_port(self, event: Event) -> Ask | None:
         """Where a bridge knew the destination of a frame that this device sends, or was to send."""
-        link = self._tracks.topology.link(event.netns, event.ifindex)
-        return self._tracks.port_of(event.netns, link.master, mac(event.ethernet[:6]), event.time) \
+        link = self._tracks.topology.link(event.netns, event.ifindex) if event.place in DECIDED else None
+        return partial(self._tracks.port_of, event.netns, link.master, mac(event.ethernet[:6])) \
             if link and link.master else None
 
     def _seen(self, about: About, netns: int, where: Namespace | None) -> Seen:
@@ -113,7 +115,8 @@ class Stream(Teller):
 
 
 def _last_seen(track: Track) -> int:
-    return max(track.seen, *(copy.seen for copy in track.copies)) if track.copies else track.seen
+    seen = track.events[-1].time
+    return max(seen, *(copy.seen for copy in track.copies)) if track.copies else seen
 
 
 def _is_over(track: Track, now: int) -> bool:

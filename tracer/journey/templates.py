@@ -12,23 +12,21 @@ from typing import Any
 
 from tracer.journey.tracks import ROUTE, Track
 from tracer.model.frame import ICMP, ICMPV6, IPV4, IPV6, TCP, UDP, frame
-from tracer.model.journey import End, Hop, Hops, Journey
-from tracer.model.layout import Event
+from tracer.model.journey import End, Hops, Journey
+from tracer.model.layout import ALIKE, Event
 
 KEPT = 1024
 _new = tuple.__new__  # without the arguments' names, which take their time
-_TIME = itemgetter(Event._fields.index("time"))
-_OF_LOOKUP = itemgetter(*map(Event._fields.index, ("netns", "ifindex", "name", "protocol", "stack")))
-_OF_PACKET = itemgetter(*map(Event._fields.index, (
-    "place", "netns", "ifindex", "out_ifindex", "hook", "slot", "conntrack_info", "reason", "ethernet", "name", "stack",
-    "tuples")))
+_TIME = itemgetter(0)
+Ask = Callable[[int], Hashable]  # asked for a time, CLOCK_MONOTONIC ns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Template:
     journey: Journey
-    begun: int  # its time is that of this event, of all in the order of time; so are the next two
-    hops: tuple[tuple[int, tuple[Any, ...]], ...]  # when, and what else a hop has
+    begun: int  # its time is that of this event, of all in the order of time; so are those of hops and end
+    hops: tuple[int, ...]
+    rest: tuple[tuple[Any, ...], ...]  # of the hops
     ended: int | None
     first: int  # the time of `begun` when it was made
 
@@ -36,8 +34,7 @@ class _Template:
         begun, like, end = times[self.begun], self.journey, self.journey.end
         if self.ended is not None:
             end = _new(End, (*end[:-1], times[self.ended] - begun))
-        hops = Hops([_new(Hop, (times[at] - begun, *rest)) for at, rest in self.hops])
-        hops.like = self
+        hops = Hops([times[at] - begun for at in self.hops], self.rest)
         return Journey(track.number, track.packet, hops, end, like.kind, like.seq, like.source, like.target, like.parent,
                        like.wall_ns + begun - self.first, track.lost, track.lost == 0, frame=frame(track.events[0]))
 
@@ -47,21 +44,29 @@ class Templates:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, _Template | None] = {}
+        self._asks: dict[tuple[object, ...], list[tuple[int, Ask]]] = {}  # by the same of its events
         self._context: tuple[object, ...] = ()
 
-    def journey(self, track: Track, context: tuple[object, ...], also: Hashable, read: Callable[[], Journey]) -> Journey:
+    def journey(self, track: Track, context: tuple[object, ...], asks: Callable[[Event], Ask | None],
+                read: Callable[[], Journey]) -> Journey:
         """What read() says of this packet that has no copies, or would. `context`: what it reads besides, compared by
-        identity but for numbers; `also`: what else, compared by value."""
-        if len(self._known) >= KEPT or len(context) != len(self._context) or any(
+        identity but for numbers; `asks`: what it asks about an event that has other answers at other times."""
+        if max(len(self._known), len(self._asks)) >= KEPT or len(context) != len(self._context) or any(
                 now is not then and (not isinstance(now, int) or now != then)
                 for now, then in zip(context, self._context, strict=True)):
             self._known.clear()
+            self._asks.clear()
             self._context = context
         ordered = sorted([*track.events, *track.routes], key=_TIME)
-        key = (also, *map(_mark, ordered))
-        if None in key:
+        way = tuple([event.like or ALIKE(event) for event in ordered])
+        asked = self._asks.get(way)
+        if asked is None:
+            asked = self._asks[way] = [(at, ask) for at, event in enumerate(ordered) if (ask := asks(event))]
+        marks = [event.packet[:64] if event.place == ROUTE else _headers(event.protocol, event.packet) for event in ordered]
+        if None in marks:
             return read()
         times = [event[0] for event in ordered]
+        key = way, *marks, *[event.conntrack != 0 for event in ordered], *[ask(times[at]) for at, ask in asked]
         if key not in self._known:
             journey = read()
             self._known[key] = _template(journey, times)
@@ -77,21 +82,14 @@ def _template(journey: Journey, times: list[int]) -> _Template | None:
         ended = journey.end.t_ns
         if all(hop.t_ns in at for hop in journey.hops) and (ended is None or ended in at) and (
                 not journey.hops or journey.hops[0].t_ns == 0):
-            hops = tuple((at[hop.t_ns], hop[1:]) for hop in journey.hops)
-            return _Template(journey, begun, hops, None if ended is None else at[ended], first)
+            return _Template(journey, begun, tuple(at[hop.t_ns] for hop in journey.hops),
+                             tuple(hop[1:] for hop in journey.hops), None if ended is None else at[ended], first)
     return None
 
 
-def _mark(event: Event) -> Hashable | None:
-    """All of an event that its meaning depends on; None for a packet that may have one of its own."""
-    if event.place == ROUTE:
-        return _OF_LOOKUP(event), event.packet[:64]
-    headers = _headers(event.protocol, event.packet)
-    return headers and (_OF_PACKET(event), event.conntrack != 0, headers)
-
-
 @lru_cache(4096)  # the same packet at all its places
-def _headers(protocol: int, data: bytes) -> tuple[int, int, bytes, bytes] | None:
+def _headers(protocol: int, data: bytes) -> bytes | None:
+    """What the meaning of a packet depends on; None for one that may have one of its own."""
     if protocol == IPV4:
         at = (data[0] & 15) * 4
         number, ends = data[9], data[12:20]
@@ -109,4 +107,4 @@ def _headers(protocol: int, data: bytes) -> tuple[int, int, bytes, bytes] | None
         transport = data[at:at + 2]
     else:
         return None
-    return at, number, ends, transport
+    return bytes([at, number]) + ends + transport

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -133,10 +133,11 @@ class Tracks:
         self._begun = 0
         self._live: dict[int, Track] = {}  # by the kernel's journey number; a track of several skbs is there for each
         self._large: deque[Track] = deque(maxlen=LARGE)
-        self._told: dict[int, None] = {}  # numbers of journeys that were told; their late events begin no new ones
+        self._told: OrderedDict[int, None] = OrderedDict()  # numbers of journeys whose late events begin no new ones
         self._lookups: dict[int, deque[Event]] = {}  # CPU -> route lookups of packets that are yet to be seen
         self._devices: dict[tuple[int, int], bytes] = {}  # (namespace, ifindex) -> Event.name, as packets met them
         self._fresh: set[tuple[int, int]] = set()  # those that were first met of late
+        self._met: set[object] = set()  # Event.like of those whose device has the name that is known
         self._pairs: dict[tuple[int, int], tuple[int, int]] = {}  # where a packet that a device sent came in, and back
         # (namespace, bridge, MAC) -> (port, when frames from that MAC were first and last seen coming in there)
         self._learned: dict[tuple[int, int, str], tuple[int, int, int]] = {}
@@ -148,6 +149,7 @@ class Tracks:
             self.tracking &= topology.names.keys()
             self._devices = {key: name for key, name in self._devices.items() if key[0] in topology.names}
             self._fresh &= self._devices.keys()
+            self._met.clear()
             self._pairs = {key: peer for key, peer in self._pairs.items() if key[0] in topology.names}
             self._learned = {key: port for key, port in self._learned.items() if key[0] in topology.names}
 
@@ -158,18 +160,24 @@ class Tracks:
 
     def feed(self, batch: Batch) -> None:
         begun = []
-        live, devices = self._live, self._devices
+        live, devices, met = self._live, self._devices, self._met
         self.events += len(batch.events)
         for event in batch.events:
-            place = event.place
+            place, like = event.place, event.like
             if place == ROUTE:
                 self._route(event)
                 continue
-            device = event.netns, event.ifindex
-            if devices.get(device) != event.name:
-                if device not in devices:
-                    self._fresh.add(device)
-                devices[device] = event.name
+            if like not in met:
+                device = event.netns, event.ifindex
+                if devices.get(device) != event.name:
+                    if device not in devices:
+                        self._fresh.add(device)
+                    devices[device] = event.name
+                    met.clear()
+                if len(met) >= DEVICES:
+                    met.clear()
+                if like:
+                    met.add(like)
             if place == HOOK and event.conntrack:
                 self.tracking.add(event.netns)
             elif place == RECEIVE:
@@ -179,15 +187,18 @@ class Tracks:
                 if event.journey not in self._told:
                     begun += self._begin(event)
                 continue
-            ends = place in ENDS
-            if ends and event.journey != track.ids[-1]:
+            if place not in ENDS:
+                track.ended = False
+                if place == RECEIVE:
+                    if not batch.lost:
+                        self._pair(track, event)
+                elif place == QUEUE and track.parent is None and self._is_large(event) and track not in self._large:
+                    self._large.append(track)
+            elif event.journey != track.ids[-1]:
                 continue  # a fragment, or what fragments were put together to: the packet goes on in another skb
-            if place == RECEIVE and not batch.lost:
-                self._pair(track, event)
+            else:
+                track.ended = True
             track.events.append(event)
-            track.ended = ends
-            if place == QUEUE and track.parent is None and self._is_large(event) and track not in self._large:
-                self._large.append(track)
         if batch.lost:
             self.lost += batch.lost
             for track in live.values():
@@ -264,11 +275,11 @@ class Tracks:
             self._live.pop(number, None)
             self._told[number] = None
         while len(self._told) > TOLD:
-            del self._told[next(iter(self._told))]
+            self._told.popitem(last=False)
 
     @property
-    def live(self) -> tuple[Track, ...]:
-        return tuple(track for number, track in self._live.items() if number == track.id)
+    def live(self) -> list[Track]:
+        return [track for number, track in self._live.items() if number == track.id]
 
     def peer_of(self, netns: int, ifindex: int) -> tuple[str, str] | None:
         """As Topology.peer; where packets crossed the pair, as they showed it: a veth pair is set up in steps."""

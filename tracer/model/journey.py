@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, overload
+
+WAYS = 256  # of which something that was made is kept
+Made = TypeVar("Made")
 
 
 class Stage(str, Enum):
@@ -182,11 +186,66 @@ class Hop(NamedTuple):  # many are made, and a data class takes four times as lo
     inferred: bool = False  # concluded from other observations; the detail says from which
 
 
-class Hops(tuple[Hop, ...]):
-    """Hops of a packet that others took the same way: `like` is the same object for those whose hops differ in their times
-    alone. Who makes something of a way keeps it by that."""
+class Hops(Sequence[Hop]):
+    """Hops of a packet that others took the same way, made once somebody asks for them.
 
-    like: Hashable
+    `times`: their t_ns. `rest`: what else a Hop has; the same object for those whose hops differ in their times alone.
+    """
+
+    __slots__ = ("_hops", "rest", "times")
+
+    def __init__(self, times: list[int], rest: tuple[tuple[Any, ...], ...]) -> None:
+        self.times, self.rest = times, rest
+        self._hops: tuple[Hop, ...] | None = None
+
+    @property
+    def all(self) -> tuple[Hop, ...]:
+        if self._hops is None:
+            self._hops = tuple(Hop(time, *rest) for time, rest in zip(self.times, self.rest, strict=True))
+        return self._hops
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __iter__(self) -> Iterator[Hop]:
+        return iter(self.all)
+
+    @overload
+    def __getitem__(self, at: int) -> Hop: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Hop, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> Hop | tuple[Hop, ...]:
+        return self.all[at]
+
+    def __eq__(self, other: object) -> bool:
+        return self.all == (other.all if isinstance(other, Hops) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.all)
+
+    def __repr__(self) -> str:
+        return repr(self.all)
+
+
+def of_way(make: Callable[[Sequence[Hop]], Made]) -> Callable[[Sequence[Hop]], Made]:
+    """What depends on all of some hops but their times is made once for those who took the same way."""
+    known: dict[int, tuple[object, Made]] = {}  # by the identity of Hops.rest, which is kept
+
+    @wraps(make)
+    def made(hops: Sequence[Hop]) -> Made:
+        if not isinstance(hops, Hops):
+            return make(hops)
+        rest = hops.rest
+        found = known.get(id(rest))
+        if found is None:
+            if len(known) >= WAYS:
+                known.clear()
+            found = known[id(rest)] = rest, make(hops)
+        return found[1]
+
+    return made
 
 
 class End(NamedTuple):
@@ -207,7 +266,7 @@ class End(NamedTuple):
 class Journey:
     id: int  # counts from 1 in the order of first sight
     packet: Packet
-    hops: tuple[Hop, ...]
+    hops: Sequence[Hop]
     end: End
     kind: str  # "request", "reply", "error" (an ICMP error about the probe), "ack" and "close" (what else belongs to a
     # TCP connection), "relay" and "relay_reply" (a userland proxy's own request for it, and the answer), "arp" (or

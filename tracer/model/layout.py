@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from operator import itemgetter
 from typing import NamedTuple
 
 
@@ -91,3 +92,10 @@ class Event(NamedTuple):
     padding: bytes
     stack: tuple[str, ...] = ()
     tuples: bytes = b""  # struct tuples at Place.HOOK
+    like: object = None  # the same object for events of one ALIKE, as far as the source knows; a copy that differs
+    # there must have another
+
+
+ALIKE = itemgetter(*map(Event._fields.index, (  # what packets of one flow have in common at one place
+    "netns", "ifindex", "out_ifindex", "reason", "protocol", "place", "hook", "slot", "conntrack_info", "ethernet",
+    "name", "stack", "tuples")))

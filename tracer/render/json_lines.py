@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, TextIO
 from zlib import crc32
 
-from tracer.model.journey import Direction, End, Entry, Hop, Hops, Journey, Packet, Rewrite, RouteChoice, Rule, Table
+from tracer.model.journey import Direction, End, Entry, Hop, Hops, Journey, Packet, Rewrite, RouteChoice, Rule, Table, of_way
 from tracer.model.report import LiveStart, LiveStatus, LiveSummary, Seen, Start, Summary
 from tracer.model.topology import inode
 
 SCHEMA = 1
-KEPT, WAYS = 4096, 256
+KEPT = 4096
 _HOPS: dict[tuple[object, ...], tuple[tuple[object, ...], str]] = {}  # where -> (all but the time, its text)
-_WAYS: dict[Hashable, list[str]] = {}  # Hops.like -> what follows the times of its hops
 
 
 class JsonRenderer:
@@ -52,11 +51,10 @@ class JsonRenderer:
 
     def record(self, record: dict[str, object]) -> None:
         """Prints an object."""
-        self.line(json.dumps(record))
+        self.line(_json(record))
 
     def line(self, text: str) -> None:
-        # ASCII only, so that any stream takes it and no escape sequence reaches a terminal; json leaves DEL as it is.
-        self._stream.write(text.replace("\x7f", "\\u007f") + "\n")
+        self._stream.write(text + "\n")
         self._stream.flush()  # a reader at the other end of a pipe gets each journey when it has happened
 
 
@@ -122,15 +120,18 @@ def _journey(journey: Journey, flow: int | None) -> str:
         f'"wall_ns": {journey.wall_ns}, "duration_ns": {journey.duration_ns}, "problem": {text(journey.problem)}}}')
 
 
-@lru_cache(KEPT, typed=True)  # True is no 1
-def _text(value: str | int | None) -> str:
-    return json.dumps(value)
+def _json(value: object) -> str:
+    """ASCII only, so that any stream takes it and no escape sequence reaches a terminal; json leaves DEL as it is."""
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
+_text = lru_cache(KEPT, typed=True)(_json)  # True is no 1
 
 
 @lru_cache(KEPT)
 def _end(end: tuple[Any, ...]) -> str:
     """Of one without its time, which is not shown; packets of one flow share the rest."""
-    return json.dumps(_ending(End(*end)))
+    return _json(_ending(End(*end)))
 
 
 def _ending(end: End) -> dict[str, object]:
@@ -152,14 +153,23 @@ def journey_fields(journey: Journey) -> dict[str, object]:
 def _flow(journey: Journey) -> int | None:
     """The same number for all packets of one connection, in both directions and across NAT, and for errors about them."""
     packet = journey.packet.quoted or journey.packet
-    entries = [hop.entry for hop in journey.hops if hop.entry]
+    entries = _entries(journey.hops)
     if packet.asked is not None:
         return None
     # as the client sent it: in the namespace nearest to the client
     one = entries[0 if journey.kind == "request" else -1].original if entries else packet
-    ends = sorted((address, str(one.icmp_id if port is None else port))
-                  for address, port in ((one.src, one.sport), (one.dst, one.dport)))
-    return crc32(repr((packet.proto, ends)).encode())
+    return _number(packet.proto, one.icmp_id, one.src, one.sport, one.dst, one.dport)
+
+
+@of_way
+def _entries(hops: Sequence[Hop]) -> list[Entry]:
+    return [hop.entry for hop in hops if hop.entry]
+
+
+@lru_cache(KEPT)
+def _number(proto: str, icmp_id: int | None, src: str, sport: int | None, dst: str, dport: int | None) -> int:
+    ends = sorted((address, str(icmp_id if port is None else port)) for address, port in ((src, sport), (dst, dport)))
+    return crc32(repr((proto, ends)).encode())
 
 
 @lru_cache(KEPT)  # the same few tables, routes and entries stand at many hops
@@ -170,7 +180,7 @@ def _flat(value: Rule | Table | Rewrite | RouteChoice | Direction) -> dict[str, 
 
 @lru_cache(KEPT)
 def _packet(packet: Packet) -> str:
-    return json.dumps(_headers(packet))
+    return _json(_headers(packet))
 
 
 def _headers(packet: Packet) -> dict[str, object]:
@@ -183,19 +193,14 @@ def _entry(entry: Entry) -> dict[str, object]:
     return {"original": _flat(entry.original), "reply": _flat(entry.reply)}
 
 
-def _hops(hops: tuple[Hop, ...]) -> str:
-    if not isinstance(hops, Hops):
-        return ", ".join(map(_hop, hops))
-    texts = _WAYS.get(hops.like)
-    if texts is None:
-        if len(_WAYS) >= WAYS:
-            _WAYS.clear()
-        texts = _WAYS[hops.like] = [_after_time(hop) for hop in hops]
-    return ", ".join([f'{{"t_ns": {hop[0]}, {text}' for hop, text in zip(hops, texts, strict=True)])
+def _hops(hops: Sequence[Hop]) -> str:
+    times = hops.times if isinstance(hops, Hops) else [hop.t_ns for hop in hops]
+    return ", ".join([f'{{"t_ns": {time}, {text}' for time, text in zip(times, _after_times(hops), strict=True)])
 
 
-def _hop(hop: Hop) -> str:
-    return f'{{"t_ns": {hop.t_ns}, {_after_time(hop)}'
+@of_way
+def _after_times(hops: Sequence[Hop]) -> list[str]:
+    return list(map(_after_time, hops))
 
 
 def _after_time(hop: Hop) -> str:
@@ -204,7 +209,7 @@ def _after_time(hop: Hop) -> str:
     if known is None or known[0] != rest:
         if len(_HOPS) >= KEPT:
             _HOPS.clear()
-        known = _HOPS[key] = rest, json.dumps(_rest(hop))[1:]
+        known = _HOPS[key] = rest, _json(_rest(hop))[1:]
     return known[1]
 
 
