@@ -166,6 +166,53 @@ int on_chain(u64 *ctx) {
 }
 #endif
 
+#ifdef RESULT_AT
+/* All that is registered at a hook: int nf_hook_slow(struct sk_buff *, struct nf_hook_state *, const struct
+ * nf_hook_entries *, unsigned int). As if there were two links, in front of everything and behind everything: the variant is
+ * the slot. It returns 1 where the packet goes on; else it may be freed by then. STACK_AT: at a kprobe on its return the
+ * arguments are gone, and its place on the stack leads back to them. */
+#ifdef STACK_AT
+struct hook_call {
+  struct sk_buff *skb;
+  struct nf_hook_state *state;
+};
+
+BPF_TABLE("lru_hash", u64, struct hook_call, hook_calls, 1024);
+#endif
+
+int on_whole_hook(u64 *ctx) {
+  u32 slot = variant();
+  struct sk_buff *skb;
+  struct nf_hook_state *state;
+  if (slot && (s32)ctx[RESULT_AT] != 1)
+    return 0;
+#ifdef STACK_AT
+  u64 place = ctx[STACK_AT];
+  if (slot) {
+    place -= RETURN_BYTES;
+    struct hook_call *call = hook_calls.lookup(&place);
+    if (!call)
+      return 0;
+    skb = call->skb;
+    state = call->state;
+    hook_calls.delete(&place);
+  } else {
+    struct hook_call call = {(struct sk_buff *)ctx[FIRST_AT], (struct nf_hook_state *)ctx[SECOND_AT]};
+    skb = call.skb;
+    state = call.state;
+    hook_calls.update(&place, &call);
+  }
+#else
+  skb = (struct sk_buff *)ctx[FIRST_AT];
+  state = (struct nf_hook_state *)ctx[SECOND_AT];
+#endif
+  u8 family = LOAD(state, pf);
+  if (family == 2 || family == 10) /* NFPROTO_IPV4, NFPROTO_IPV6: others have hooks too */
+    hook_event(skb, state, slot);
+  return 0;
+}
+#endif
+
 #ifdef FUNCTIONS
 /* PLACE_FUNCTION: a kernel function begins; the variant is its kind. Copies that a bridge makes, and what fragments were put
  * together to, are first seen here. PORT_DEV is the offset of net_bridge_port.dev, which only the bridge's types tell. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +15,9 @@ import pytest
 
 from tracer.kernel import functions, syscall
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, Mechanism
+from tracer.kernel.catalogue import CATALOGUE, WHOLE_HOOKS, Mechanism
 
+X86 = platform.machine() == "x86_64"
 LINK, FENTRY, KPROBE = syscall.TYPE_NETFILTER, syscall.TYPE_TRACING, syscall.TYPE_KPROBE
 
 
@@ -83,19 +85,36 @@ def test_where_none_is_to_be_had_each_says_why(monkeypatch: pytest.MonkeyPatch) 
     assert way.why == "netfilter links: EPERM; fentry: EPERM; kprobe: EPERM"
 
 
-def test_a_module_that_is_not_loaded_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (chain,) = [probe for probe in CATALOGUE if probe.name == "nft_do_chain_ipv4"]
-    monkeypatch.setattr(functions, "CATALOGUE", (replace(chain, module="no_such_module"),))
+def test_without_nf_tables_hooks_are_seen_as_a_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chain = next(probe for probe in CATALOGUE if probe.name == "nft_do_chain_ipv4")
+    others = tuple(probe for probe in CATALOGUE if probe.name in WHOLE_HOOKS)
+    monkeypatch.setattr(functions, "CATALOGUE", (replace(chain, module="no_such_module"), *others))
     monkeypatch.setattr(functions, "_no_links", lambda _types: "none here")
+    kernel(monkeypatch, {FENTRY})
     way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
-    assert way.why == "netfilter links: none here; function probes: no_such_module is not loaded"
-    assert way.lacks == "no_such_module"
+    assert (way.mechanism, way.why, way.probes) == (Mechanism.KPROBE, "", WHOLE_HOOKS)
+    assert {"-DRESULT_AT=10", "-DSTACK_AT=19", "-DRETURN_BYTES=8", "-DFIRST_AT=14"} < set(way.flags) or not X86
+    assert way.lacks == "no_such_module"  # with which it is done better
     monkeypatch.setattr(functions, "MODULES", tmp_path)
     (tmp_path / "no_such_module").mkdir()  # loaded, without types
     way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
-    assert way.why.endswith("function probes: this kernel tells no types of its modules "
-                            "(Linux 5.11 and CONFIG_DEBUG_INFO_BTF_MODULES bring them)")
-    assert not way.lacks
+    assert (way.probes, way.lacks) == (WHOLE_HOOKS, "")
+
+
+@pytest.mark.parametrize("way", [Mechanism.FENTRY, Mechanism.KPROBE])
+def test_the_return_of_a_function_has_programs_of_its_own_kind(monkeypatch: pytest.MonkeyPatch, way: Mechanism) -> None:
+    loaded: list[tuple[int, ...]] = []
+    opened: list[tuple[str, bool]] = []
+    kernel(monkeypatch, set())
+    monkeypatch.setattr(syscall, "load_program", lambda _name, _code, *kinds: (loaded.append(kinds), 9)[1])
+    monkeypatch.setattr(syscall, "open_kprobe", lambda _program, name, returns: (opened.append((name, returns)), 9)[1])
+    for probe in (probe for probe in CATALOGUE if probe.name in WHOLE_HOOKS):
+        functions.load_function(cast(Btf, Types()), "x", replace(probe, takes=()), functions.ZERO, way)
+        functions.open_function(9, probe, way)
+    if way is Mechanism.FENTRY:
+        assert [kinds[1] for kinds in loaded] == [syscall.ATTACH_TRACE_FENTRY, syscall.ATTACH_TRACE_FEXIT]
+    else:
+        assert opened == [("nf_hook_slow", False), ("nf_hook_slow", True)]
 
 
 @pytest.mark.parametrize(("hooks", "refused", "way"), [
@@ -126,7 +145,7 @@ def test_a_kprobe_finds_what_the_compiler_renamed(monkeypatch: pytest.MonkeyPatc
     (probe,) = [probe for probe in CATALOGUE if probe.name == "__br_forward"]
     tried: list[str] = []
 
-    def opened(_program: int, function: str) -> int:
+    def opened(_program: int, function: str, _returns: bool) -> int:
         tried.append(function)
         if function == probe.name:
             raise OSError(errno.ENOENT, "ENOENT")

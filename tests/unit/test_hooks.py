@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.kernel.hooks import FIRST, hook_points
+from tracer.kernel.hooks import FIRST, LAST, hook_points, whole_hooks
 from tracer.model.layout import SLOTS
 from tracer.model.topology import BaseChain, Namespace
 
@@ -33,6 +33,15 @@ def test_one_more_behind_each_priority_and_behind_conntrack() -> None:
 def test_neighbouring_priorities_share_a_link_since_a_bpf_hook_wants_one_for_itself() -> None:
     found = points(chain("forward", 0), chain("forward", 1, "next"), chain("forward", 3, "third"))
     assert found["forward"] == [(FIRST, [], False), (2, ["filter", "next"], False), (4, ["third"], False)]
+
+
+def test_a_hook_as_a_whole_has_all_of_its_tables_behind_it() -> None:
+    chains = (chain("prerouting", -100, "nat"), chain("prerouting", -300, "raw"), chain("input", 0, "six", "ip6"))
+    found = whole_hooks(Namespace(1, "host", "", chains=chains), (4,))
+    assert [(p.hook, p.slot, p.priority, [t.table for t in p.tables or ()], p.conntrack) for p in found[:4]] == [
+        ("prerouting", 0, FIRST, [], False), ("prerouting", 1, LAST, ["raw", "nat"], True),
+        ("input", 0, FIRST, [], False), ("input", 1, LAST, [], False)]
+    assert [p.tables for p in whole_hooks(Namespace(1, "host", "", chains=None), (4,))] == [(), None] * 5
 
 
 def test_only_chains_of_the_packets_family() -> None:

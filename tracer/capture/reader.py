@@ -20,16 +20,15 @@ from tracer.capture import layout, pcapng
 from tracer.capture.pcapng import CUSTOM, PACKET_FLAGS, PACKET_ID, Block, Malformed, Option, read_options, read_packet
 from tracer.capture.plain import from_json, members, typed
 from tracer.errors import UserError
+from tracer.model.forms import FIRST, Form, Forms, made
 from tracer.model.frame import ETHERNET_BYTES
-from tracer.model.layout import ALIKE, PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Function, Place
+from tracer.model.layout import PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Function, Place
 from tracer.model.probes import HOOKS, Batch, Machine
 from tracer.model.run import Begin, Finish, Item, Know, LiveBegin
 
 BATCH_EVENTS = 1 << 18
-FORMS = 1 << 12  # that are remembered
 SHAPES, OTHERS, MARKS = 1 << 10, 7, 4  # of blocks, for one size besides the last, and what one of them has
 PART_COST = 64  # bytes that a part takes, however short
-_PADDING = bytes(2)
 _KINDS = tuple(len(Function if place is Place.FUNCTION else HOOKS) for place in Place)  # what `hook` may be there
 _OF_PACKET = layout.PREFIX + bytes([layout.OF_PACKET])
 _LAST = bytes(4)  # behind options
@@ -38,12 +37,11 @@ _SIZE = struct.Struct("=4xI").unpack_from
 _TAIL = struct.Struct("=I").unpack_from
 _TIME = struct.Struct("=12xII").unpack_from  # high and low, of a packet's block
 _CAPTURED = struct.Struct("=20xI").unpack_from
-_FIRST = struct.Struct("=QQQQQ")  # time to conntrack: what differs from one event to the next
+_FIRST = struct.Struct(f"={FIRST}")
 _OPTION = struct.Struct("=HH").unpack_from
 _COUNT_BYTES = layout.FRAME_COUNT.size
 _new = tuple.__new__  # without the arguments' names, which take their time
 _NATIVE = "<" if sys.byteorder == "little" else ">"
-Form = tuple[tuple[Any, ...], tuple[Any, ...]]  # what stands in front of an event's packet, and behind it
 ITEMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Item)}
 
 
@@ -91,8 +89,7 @@ class Reader:
         self.version = layout.VERSION
         self._head = layout.EVENT_HEAD  # of that version
         self._symbols: list[str] = []
-        self._forms: dict[bytes, Form] = {}  # by the bytes behind the first members
-        self._likes: dict[tuple[Any, ...], object] = {}  # by their ALIKE
+        self._forms = Forms()  # by the bytes behind an event's first members
         self._shapes: dict[int, tuple[Shape, ...]] = {}  # by the size of the block
         self._events: list[Event] = []  # of the batch at hand
         self._parts: list[bytes] = []  # of the item at hand
@@ -154,7 +151,7 @@ class Reader:
         than nearly all have. Returns where the first other one begins."""
         if not self._ours:
             return start
-        events, shapes_of, forms = self._events, self._shapes, self._forms  # locals: this loop is what an event costs
+        events, shapes_of, form_of = self._events, self._shapes, self._forms.get  # locals: this loop is what an event costs
         began, first, found = len(events), None, None
         padded, packet = bytes(PACKET_BYTES), b""
         try:
@@ -169,7 +166,7 @@ class Reader:
                 if this[4] != packet:
                     packet = this[4]
                     padded = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
-                form = forms.get(this[-2]) or self._form(this[-2])
+                form = form_of(this[-2]) or self._form(this[-2])
                 events.append(_new(Event, this[-7:-2] + form[0] + (padded,) + form[1]))
                 found = this
                 first = first or found
@@ -240,27 +237,22 @@ class Reader:
         if len(self._events) == BATCH_EVENTS:
             raise ValueError(f"more than {BATCH_EVENTS} events at a time")
         packet = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
-        self._events.append(_new(Event, first + form[0] + (packet,) + form[1]))
+        self._events.append(made(first, form, packet))
 
     def _form(self, rest: bytes) -> Form:
-        """Events of one flow at one place share it."""
+        """Of an event's value, less its first members."""
         *members, count = struct.unpack_from(f"={self._head.format.removeprefix(_FIRST.format)}H", rest)
         at = self._head.size - _FIRST.size + _COUNT_BYTES
         if count > min(STACK_DEPTH, (len(rest) - at) // 2):
             raise ValueError("an event that no kernel has")
         symbols, numbers, tuples = self._symbols, struct.unpack_from(f"={count}H", rest, at), rest[at + 2 * count:]
-        known = all(number < len(symbols) for number in numbers)
+        known = all(number < len(symbols) for number in numbers)  # else they may yet come
         stack = tuple(symbols[number] if number < len(symbols) else "?" for number in numbers)
-        event = Event._make((0, 0, 0, 0, 0, *members, b"", _PADDING, stack, tuples, None))
+        form = self._forms.add(rest if known else None, members, stack, tuples)
+        event = made((0, 0, 0, 0, 0), form, b"")
         if not (event.place < len(_KINDS) and event.hook < _KINDS[event.place] and event.captured <= PACKET_BYTES
                 and (not tuples or len(tuples) == TUPLES.size)):
             raise ValueError("an event that no kernel has")
-        if len(self._forms) >= FORMS or len(self._likes) >= FORMS:
-            self._forms.clear()
-            self._likes.clear()
-        form = tuple(members), (_PADDING, stack, tuples, self._likes.setdefault(ALIKE(event), object()))
-        if known:  # else its symbols may yet come
-            self._forms[rest] = form
         return form
 
     def _item(self, data: bytes) -> Item:

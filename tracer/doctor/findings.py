@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.kernel.catalogue import BRIDGE as DECISION, CATALOGUE, shown_by
+from tracer.kernel.catalogue import BRIDGE as DECISION, CATALOGUE, WHOLE_HOOKS, shown_by
 from tracer.model.health import Check, EngineState, Health, Part, State
 from tracer.topology.settings import RP_FILTER
 
@@ -77,6 +77,8 @@ def _mechanisms(health: Health) -> Iterator[Check]:
         observed = DECISION in map(shown_by, health.trial.attached)
         yield Check("bridges", State.GOOD if observed else None, "their decisions are " + (
             "seen themselves, in the kernel's functions" if observed else "told from kernel stacks, untimed"))
+        if WHOLE_HOOKS[0] in health.trial.attached:
+            yield Check("netfilter", None, "each hook is seen as a whole, its tables are not told apart")
     if health.trial.untraced:
         yield Check("rule tracing", State.LESS, health.trial.untraced)
 

@@ -18,12 +18,15 @@ class Architecture:
     membarrier: int
     perf_event_open: int
     arguments: tuple[int, int, int]  # where a function's first three are in struct pt_regs, in words: di, si, dx; x0, x1, x2
+    result: int  # the same for a function's result: ax; x0
+    stack: int  # and for the stack pointer
+    return_bytes: int  # that a function's return takes from the stack
     ordered: bool  # loads stay in their order, and stores behind loads, without a barrier
 
 
 ARCHITECTURES = {  # by uname -m
-    "x86_64": Architecture("x86", 321, 324, 298, (14, 13, 12), ordered=True),
-    "aarch64": Architecture("arm64", 280, 283, 241, (0, 1, 2), ordered=False),
+    "x86_64": Architecture("x86", 321, 324, 298, (14, 13, 12), 10, 19, 8, ordered=True),
+    "aarch64": Architecture("arm64", 280, 283, 241, (0, 1, 2), 0, 31, 0, ordered=False),
 }
 
 

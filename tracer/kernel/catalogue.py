@@ -25,7 +25,7 @@ class Mechanism(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    name: str  # the tracepoint's or the kernel function's, where it is one
+    name: str  # the tracepoint's or the kernel function's, where it is one; with RETURN where that returns
     shows: str  # said where it is missing
     function: str  # in bpf/probes.c
     variant: int | None  # what the loader writes into it, where one function serves several probes
@@ -41,12 +41,27 @@ class Probe:
     takes: tuple[str, ...] = ()
     transport: str | None = None
 
+    @property
+    def symbol(self) -> str:
+        """The kernel function."""
+        return self.name.removesuffix(RETURN)
+
+    @property
+    def returns(self) -> bool:
+        """Is it probed as it returns, not as it begins?"""
+        return self.name.endswith(RETURN)
+
 
 # The maps belong to one compiled program, so the first way that all required tracepoints can go is the way of all.
 TRACEPOINT_WAYS = (Mechanism.CAST_TRACEPOINT, Mechanism.TYPED_TRACEPOINT, Mechanism.RAW_TRACEPOINT)
+RETURN = "%return"  # behind a function's name, as perf writes it
+FUNCTION_WAYS = (Mechanism.FENTRY, Mechanism.KPROBE)
 # Where there are no netfilter links: what runs nftables' chains, with empty ones of our own in the links' places. Its
 # address is in each chain's hook, so that no compiler may drop it, rename it (.isra, .constprop) or change its arguments.
-FUNCTION_WAYS = (Mechanism.FENTRY, Mechanism.KPROBE)
+CHAINS = ("nft_do_chain_ipv4", "nft_do_chain_ipv6")
+# Where there are no chains either: what runs all that is registered at a hook, as if there were a link in front of it and
+# one behind. It is no module's, and its arguments have been the same since Linux 4.15.
+WHOLE_HOOKS = ("nf_hook_slow", f"nf_hook_slow{RETURN}")
 
 HOOKED, BRIDGE, DELIVERY, NEIGHBOR = (
     "netfilter's hooks and tables", "a bridge's decision", "local delivery", "waiting for a MAC")
@@ -60,8 +75,10 @@ CATALOGUE = (
     Probe("fib_table_lookup", "route lookups", "on_route", None, TRACEPOINT_WAYS, version=4, armed=True),
     Probe("fib6_table_lookup", "route lookups", "on_route6", None, TRACEPOINT_WAYS, version=6, armed=True),
     Probe("netfilter", HOOKED, "on_hook", None, (Mechanism.NETFILTER_LINK,)),
-    Probe("nft_do_chain_ipv4", HOOKED, "on_chain", None, FUNCTION_WAYS, version=4, armed=True, module="nf_tables"),
-    Probe("nft_do_chain_ipv6", HOOKED, "on_chain", None, FUNCTION_WAYS, version=6, armed=True, module="nf_tables"),
+    Probe(CHAINS[0], HOOKED, "on_chain", None, FUNCTION_WAYS, version=4, armed=True, module="nf_tables"),
+    Probe(CHAINS[1], HOOKED, "on_chain", None, FUNCTION_WAYS, version=6, armed=True, module="nf_tables"),
+    Probe(WHOLE_HOOKS[0], HOOKED, "on_whole_hook", 0, FUNCTION_WAYS, armed=True),
+    Probe(WHOLE_HOOKS[1], HOOKED, "on_whole_hook", 1, FUNCTION_WAYS, armed=True),
     Probe("__br_forward", BRIDGE, "on_function", Function.FORWARD, FUNCTION_WAYS, module="bridge",
           takes=("net_bridge_port", "sk_buff")),
     Probe("br_flood", BRIDGE, "on_function", Function.FLOOD, FUNCTION_WAYS, module="bridge",

@@ -15,7 +15,7 @@ from tracer.errors import UserError
 from tracer.kernel import btf, syscall
 from tracer.kernel.architecture import architecture
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, FUNCTION_WAYS, Mechanism, Probe
+from tracer.kernel.catalogue import CATALOGUE, CHAINS, FUNCTION_WAYS, WHOLE_HOOKS, Mechanism, Probe
 from tracer.kernel.own_chains import mark
 
 NOTHING = bytes((0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))  # return 1, NF_ACCEPT
@@ -30,7 +30,8 @@ class HookWay:
     mechanism: Mechanism | None
     why: str = ""
     flags: tuple[str, ...] = ()  # for bpf/probes.c
-    lacks: str = ""  # a module that is not loaded, with which there may be one
+    lacks: str = ""  # a module that is not loaded, with which there may be one, or a better one
+    probes: tuple[str, ...] = ()  # of the catalogue, that netfilter's hooks are watched by
 
 
 def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
@@ -44,32 +45,35 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
     ways = [way for way in FUNCTION_WAYS if way in mechanisms]
     if not ways:
         return HookWay(None, "; ".join(refused))
-    probe = next(probe for probe in CATALOGUE if Mechanism.KPROBE in probe.ways)
-    if not is_loaded(probe.module) and not types.id("nft_chain", btf.STRUCT):
-        lacks, why = probe.module, f"{probe.module} is not loaded"
-        if (MODULES / probe.module).exists() or not _modules_have_types():
-            lacks = ""
-            why = "this kernel tells no types of its modules (Linux 5.11 and CONFIG_DEBUG_INFO_BTF_MODULES bring them)"
-        return HookWay(None, "; ".join((*refused, f"function probes: {why}")), lacks=lacks)
-    try:
-        with _types_of(types, probe.module) as (module_types, _fd):
-            name = module_types.offset("nft_chain", "name")
-        if name is None:
-            raise OSError(errno.ENOENT, "this kernel's nf_tables is not one that dnettrace knows")
-    except OSError as error:
-        return HookWay(None, "; ".join((*refused, f"function probes: {error.strerror or error}")))
+    name, lacks = _chain_name(types)
+    names = WHOLE_HOOKS if name is None else CHAINS[:1]
     for way in ways:
         try:
-            program = load_function(types, "hook_trial", probe, ZERO, way)
-            try:
-                os.close(open_function(program, probe, way))
-            finally:
-                os.close(program)
+            for probe in [probe for probe in CATALOGUE if probe.name in names]:
+                program = load_function(types, "hook_trial", probe, ZERO, way)
+                try:
+                    os.close(open_function(program, probe, way))
+                finally:
+                    os.close(program)
         except OSError as error:
             refused.append(f"{way.name.lower()}: {error.strerror or error}")
             continue
-        return HookWay(way, "", (f"-DCHAIN_MARK={mark()}", f"-DCHAIN_NAME={name}", *_arguments(way)))
-    return HookWay(None, "; ".join(refused))
+        if name is None:
+            return HookWay(way, "", (*_result(way), *_arguments(way)), lacks, WHOLE_HOOKS)
+        return HookWay(way, "", (f"-DCHAIN_MARK={mark()}", f"-DCHAIN_NAME={name}", *_arguments(way)), "", CHAINS)
+    return HookWay(None, "; ".join(refused), lacks=lacks)
+
+
+def _chain_name(types: Btf) -> tuple[int | None, str]:
+    """Where nftables' chains have their name, None where there is no telling, and the module that is not loaded for that."""
+    module = next(probe.module for probe in CATALOGUE if probe.name in CHAINS)
+    if not is_loaded(module) and not types.id("nft_chain", btf.STRUCT):
+        return None, "" if (MODULES / module).exists() or not _modules_have_types() else module
+    try:
+        with _types_of(types, module) as (module_types, _fd):
+            return module_types.offset("nft_chain", "name"), ""
+    except OSError:
+        return None, ""
 
 
 def is_loaded(module: str) -> bool:
@@ -104,15 +108,25 @@ def _arguments(way: Mechanism) -> tuple[str, ...]:
     return tuple(f"-D{name}_AT={at}" for name, at in zip(("FIRST", "SECOND", "THIRD"), places, strict=True))
 
 
+def _result(way: Mechanism) -> tuple[str, ...]:
+    """Where nf_hook_slow() has its result: behind four arguments, or in a register. At a kprobe on its return the arguments
+    are gone: its place on the stack, which nothing else has meanwhile, leads back to them."""
+    if way is Mechanism.FENTRY:
+        return "-DRESULT_AT=4",
+    here = architecture()
+    return f"-DRESULT_AT={here.result}", f"-DSTACK_AT={here.stack}", f"-DRETURN_BYTES={here.return_bytes}"
+
+
 def load_function(types: Btf, name: str, probe: Probe, code: bytes, way: Mechanism) -> int:
-    """A program for the probe's function's entry. OSError where the kernel refuses, or has no such function."""
+    """A program for the probe's function. OSError where the kernel refuses, or has no such function."""
     with _types_of(types, probe.module) as (module_types, fd):
-        function_id = module_types.id(probe.name, btf.FUNC)
+        function_id = module_types.id(probe.symbol, btf.FUNC)
         if not function_id or module_types.parameters(function_id)[:len(probe.takes)] != probe.takes:
-            raise OSError(errno.ENOENT, f"this kernel has no function {probe.name} that dnettrace knows")
+            raise OSError(errno.ENOENT, f"this kernel has no function {probe.symbol} that dnettrace knows")
         if way is Mechanism.KPROBE:
             return syscall.load_program(name, code, syscall.TYPE_KPROBE)
-        return syscall.load_program(name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_FENTRY, function_id, fd)
+        return syscall.load_program(name, code, syscall.TYPE_TRACING, syscall.ATTACH_TRACE_FEXIT if probe.returns
+                                    else syscall.ATTACH_TRACE_FENTRY, function_id, fd)
 
 
 def open_function(program: int, probe: Probe, way: Mechanism) -> int:
@@ -120,9 +134,9 @@ def open_function(program: int, probe: Probe, way: Mechanism) -> int:
     if way is Mechanism.FENTRY:
         return syscall.open_raw_tracepoint(program, None)
     try:
-        return syscall.open_kprobe(program, probe.name)
+        return syscall.open_kprobe(program, probe.symbol, probe.returns)
     except FileNotFoundError:
-        return syscall.open_kprobe(program, _renamed(probe.name))
+        return syscall.open_kprobe(program, _renamed(probe.symbol), probe.returns)
 
 
 def _renamed(function: str) -> str:

@@ -13,8 +13,8 @@ from tracer.model.layout import SLOTS
 from tracer.model.probes import HOOKS, HookPoint
 from tracer.model.topology import BaseChain, Namespace
 
-FIRST = -(2**31) + 1  # NF_IP_PRI_FIRST itself is refused to BPF
-CONNTRACK = -200  # NF_IP_PRI_CONNTRACK, at prerouting and output
+FIRST, LAST = -(2**31) + 1, 2**31 - 1  # NF_IP_PRI_FIRST itself is refused to BPF
+CONNTRACK, TRACKED = -200, ("prerouting", "output")  # NF_IP_PRI_CONNTRACK, and at which hooks
 FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}  # nft families whose chains a packet of that IP version meets
 
 
@@ -32,11 +32,23 @@ def hook_points(namespace: Namespace, versions: Iterable[int]) -> list[HookPoint
     return points
 
 
+def whole_hooks(namespace: Namespace, versions: Iterable[int]) -> list[HookPoint]:
+    """The same where each hook is seen as a whole: in front of all that is registered there, and behind it."""
+    links = hook_points(namespace, versions)
+    points = []
+    for hook in HOOKS:
+        tables = None if namespace.chains is None else tuple(
+            table for point in links if point.hook == hook for table in point.tables or ())
+        points += [HookPoint(namespace.netns, hook, 0, FIRST, (), False),
+                   HookPoint(namespace.netns, hook, 1, LAST, tables, hook in TRACKED)]
+    return points
+
+
 def _at_hook(netns: int, hook: str, chains: Iterable[BaseChain]) -> list[HookPoint]:
     by_priority: dict[int, list[BaseChain]] = {}
     for chain in chains:
         by_priority.setdefault(chain.priority, []).append(chain)
-    if by_priority and hook in ("prerouting", "output"):
+    if by_priority and hook in TRACKED:
         by_priority.setdefault(CONNTRACK, [])
     groups: list[list[int]] = []
     for priority in sorted(by_priority):

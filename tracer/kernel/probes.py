@@ -20,13 +20,14 @@ from typing import Any
 from tracer.errors import UserError
 from tracer.kernel import btf, syscall
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, Mechanism, Probe
+from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, WHOLE_HOOKS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.functions import HookWay, find_functions, find_way, is_loaded, load_function, open_function
-from tracer.kernel.hooks import CONNTRACK, hook_points
+from tracer.kernel.hooks import CONNTRACK, hook_points, whole_hooks
 from tracer.kernel.own_chains import OwnChains
 from tracer.kernel.rules import RuleTracer, alike, selected
 from tracer.kernel.shedding import Shedding
+from tracer.model.forms import FIRST, Forms, made
 from tracer.model.journey import Packet
 from tracer.model.layout import EVENT, TAIL_BYTES, TUPLES, Event, Place
 from tracer.model.probes import HOOKS, SUBSYSTEM_SHIFT, Batch, HookPoint, Machine, Missing
@@ -47,13 +48,14 @@ GONE_S = 10.0  # what was attached in a namespace that ended is remembered for p
 NEIGHBOURS = 16  # tracers at one hook at the same time
 CAST_MARK = 0x5108  # bpf/read.h
 RING_MARK = struct.pack("<i", 0x7FFF5109)  # bpf/follow.h; no other instruction has it
-PLACE, DEPTH = Event._fields.index("place"), Event._fields.index("depth")
 STACKS = 4096  # different ones that are kept
 FRAME = struct.Struct("=Q")
 SAMPLE = struct.Struct("=H40s4s2x")  # struct sample of bpf/stream.h
 CALL, PSEUDO_KFUNC_CALL = 0x85, 2  # BPF_JMP | BPF_CALL, and its src_reg
 MOVE_IMMEDIATE = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
-RECORD = struct.Struct(f"{EVENT.format}{TAIL_BYTES}s")  # of ring.RECORD
+FORM = struct.Struct("=" + EVENT.format.removeprefix(f"={FIRST}").removesuffix("96s2s"))  # of an event, less its packet
+DEPTH_AND_PLACE = struct.Struct("=32xHB")  # of the same
+RECORD = struct.Struct(f"={FIRST}{FORM.size}s96s2x{TAIL_BYTES}s")  # of ring.RECORD
 
 
 class Refused(UserError):
@@ -99,6 +101,7 @@ class Probes:
         self.until = 0
         self._symbols: dict[int, str] = {}
         self._stacks: dict[bytes, tuple[str, ...]] = {}
+        self._forms = Forms()  # by all that a record has but its first members and its packet
         self._hooks: dict[int, int] = {}  # slot -> program
         self._watched: dict[int, tuple[str, list[HookPoint]]] = {}  # number -> (path, where its links go)
         self._names: dict[int, str] = {}  # of watched namespaces
@@ -190,7 +193,7 @@ class Probes:
             if netns.leads(self._watched[namespace.netns][0], namespace.netns):
                 return False
             self._unwatch(namespace.netns)
-        points = hook_points(namespace, self._versions)
+        points = (whole_hooks if self._whole else hook_points)(namespace, self._versions)
         try:
             if self._hooking.mechanism is Mechanism.NETFILTER_LINK:
                 for slot in {point.slot for point in points} - self._hooks.keys():
@@ -206,6 +209,11 @@ class Probes:
         if self._armed:
             self._attach_links(namespace.netns)
         return self._armed
+
+    @property
+    def _whole(self) -> bool:
+        """Are netfilter's hooks seen as a whole, by probes that need nothing in any namespace?"""
+        return self._hooking.probes == WHOLE_HOOKS
 
     def choose(self, addresses: Iterable[Address]) -> None:
         """From now on, of what matches a stream's expression only what is from or to one of these."""
@@ -300,10 +308,14 @@ class Probes:
     def events(self, records: Any) -> list[Event]:
         """Objects of these records: of a whole batch, or of what numpy made of it by an index, a slice or a mask."""
         found = []
-        for *members, tail in RECORD.iter_unpack(records.tobytes()):
-            tuples = tail[:TUPLES.size] if members[PLACE] == Place.HOOK else b""
-            depth = 0 if tuples else members[DEPTH]
-            found.append(Event._make((*members, self.stack_of(tail[:8 * depth]) if depth else (), tuples)))
+        for *first, head, packet, tail in RECORD.iter_unpack(records.tobytes()):
+            depth, place = DEPTH_AND_PLACE.unpack_from(head)
+            key = head + (tail[:TUPLES.size] if place == Place.HOOK else tail[:8 * depth])
+            form = self._forms.get(key)
+            if form is None:
+                form = self._forms.add(key, FORM.unpack(head), () if place == Place.HOOK else self.stack_of(key[FORM.size:]),
+                                       key[FORM.size:] if place == Place.HOOK else b"")
+            found.append(made(tuple(first), form, packet))
         return found
 
     def _start(self) -> Program:
@@ -344,7 +356,7 @@ class Probes:
                         self._attach(program, probe, way)
                     elif probe.takes and functions.mechanism in probe.ways:
                         self._attach(program, probe, functions.mechanism)
-                    elif not probe.takes and hooking.flags and hooking.mechanism in probe.ways:
+                    elif probe.name in hooking.probes and hooking.mechanism in probe.ways:
                         self._attach(program, probe, hooking.mechanism)
                 return program
             except OSError as error:
@@ -366,7 +378,7 @@ class Probes:
             if probe.variant is not None:
                 code = _variant(code, probe.variant)
             if way in (Mechanism.FENTRY, Mechanism.KPROBE):
-                loaded = load_function(self._btf, probe.name, probe, code, way)
+                loaded = load_function(self._btf, probe.symbol, probe, code, way)
                 open_link = partial(open_function, loaded, probe, way)
             elif way is Mechanism.RAW_TRACEPOINT:
                 loaded = syscall.load_program(probe.name, code, syscall.TYPE_RAW_TRACEPOINT)
@@ -402,6 +414,8 @@ class Probes:
         return code.replace(RING_MARK, struct.pack("<i", program.map_fd("events")))
 
     def _attach_links(self, number: int) -> None:
+        if self._whole:
+            return
         path, points = self._watched[number]
         links = self._links_in[number] = ExitStack()
         self._hook_links.callback(links.close)

@@ -19,7 +19,7 @@ from tracer.kernel.architecture import architecture
 PROG_LOAD, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID, LINK_CREATE = (
     5, 15, 17, 19, 23, 28)  # enum bpf_cmd
 TYPE_KPROBE, TYPE_RAW_TRACEPOINT, TYPE_TRACING, TYPE_NETFILTER = 2, 17, 26, 32  # enum bpf_prog_type
-ATTACH_TRACE_RAW_TP, ATTACH_TRACE_FENTRY, ATTACH_NETFILTER = 23, 24, 45  # enum bpf_attach_type
+ATTACH_TRACE_RAW_TP, ATTACH_TRACE_FENTRY, ATTACH_TRACE_FEXIT, ATTACH_NETFILTER = 23, 24, 25, 45  # enum bpf_attach_type
 PERF_SET_BPF, PERF_ENABLE, PERF_CLOEXEC = 0x40042408, 0x2400, 8  # PERF_EVENT_IOC_*, PERF_FLAG_FD_CLOEXEC
 PERF_ATTR_BYTES = 112  # PERF_ATTR_SIZE_VER5
 KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
@@ -74,12 +74,13 @@ def link_netfilter(program: int, family: int, hook: int, priority: int) -> int:
     return _bpf(LINK_CREATE, struct.pack("IIIIIIiI", program, 0, ATTACH_NETFILTER, 0, family, hook, priority, 0))
 
 
-def open_kprobe(program: int, function: str) -> int:
-    """A probe at a function's entry, of a module too, on all CPUs: closing the file descriptor, or dying, detaches."""
+def open_kprobe(program: int, function: str, returns: bool = False) -> int:
+    """A probe at a function's entry, or where it returns, of a module too, on all CPUs: closing the file descriptor, or
+    dying, detaches."""
     if not KPROBE_TYPE.exists():
         raise OSError(errno.EOPNOTSUPP, "this kernel was built without them")
     name = ctypes.create_string_buffer(function.encode())
-    values = struct.pack("IIQQQQQIIQQ", int(KPROBE_TYPE.read_text()), PERF_ATTR_BYTES, 0, 0, 0, 0, 0, 0, 0,
+    values = struct.pack("IIQQQQQIIQQ", int(KPROBE_TYPE.read_text()), PERF_ATTR_BYTES, int(returns), 0, 0, 0, 0, 0, 0,
                          ctypes.addressof(name), 0)
     attr = ctypes.create_string_buffer(values, PERF_ATTR_BYTES)
     fd = _call(architecture().perf_event_open, attr, -1, 0, -1, PERF_CLOEXEC)
