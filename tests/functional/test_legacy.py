@@ -16,7 +16,7 @@ from tests.functional.conftest import Dnettrace
 from tests.functional.engine import NETNS, delete_namespace, in_netns
 from tests.functional.pinging import answers
 from tests.functional.way import Output, read
-from tracer.topology import legacy
+from tracer.topology import counters
 from tracer.topology.snapshot import read_namespace
 
 PREFIX = f"dnt{os.getpid()}-legacy-"
@@ -186,19 +186,19 @@ def test_both_backends_at_one_priority(trace: Trace) -> None:
 
 def test_without_the_tool_the_reason_is_said(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     legacy_rules("-A FORWARD -j DROP")
-    counters = legacy.LegacyCounters()
+    found = counters.Counters()
     namespace = read_namespace(str(NETNS / ROUTER), "host", {})
-    counters.watch(namespace)
-    counters.before(1)
-    monkeypatch.setattr(legacy, "_tool", lambda name, legacy: None)
-    assert counters.after(1)[namespace.netns].unknown == "iptables-legacy-save is not installed, which reads its counters"
+    found.watch(namespace, traced=True)
+    found.before(1)
+    monkeypatch.setattr(counters, "_tool", lambda name, legacy: None)
+    assert found.after(1)[namespace.netns].unknown == "iptables-legacy-save is not installed, which reads its counters"
 
 
 def test_rules_that_change_meanwhile(trace: Trace) -> None:
     legacy_rules("-A FORWARD -j DROP")
-    counters = legacy.LegacyCounters()
+    found = counters.Counters()
     namespace = read_namespace(str(NETNS / ROUTER), "host", {})
-    counters.watch(namespace)
-    counters.before(1)
+    found.watch(namespace, traced=True)
+    found.before(1)
     legacy_rules("-I FORWARD -p udp -j DROP")
-    assert counters.after(1)[namespace.netns].unknown == "its rules changed meanwhile"
+    assert found.after(1)[namespace.netns].unknown == "its rules changed meanwhile"

@@ -24,6 +24,7 @@ from tracer.capture import layout, pcapng
 from tracer.capture.plain import from_json, plain, to_json, typed
 from tracer.capture.reader import ITEMS, Reader
 from tracer.cli.main import main
+from tracer.model.layout import EVENT, Event
 from tracer.model.probes import HookPoint, Machine, Trace
 from tracer.model.run import Answer, Know, Sent, Tell
 from tracer.model.selection import Selection
@@ -194,3 +195,13 @@ def test_members_of_later_minor_versions_are_passed_over() -> None:
         typed({"seq": True, "when": 2}, Sent)
     with pytest.raises((ValueError, TypeError)):
         typed({"topology": None, "target": 1}, Know)
+
+
+@pytest.mark.parametrize("member", ["place", "hook", "captured"])
+def test_an_event_that_no_kernel_has_ends_the_file(member: str) -> None:
+    event = Event(*EVENT.unpack(bytes(EVENT.size)))._replace(**{member: 200})
+    value = layout.EVENT_HEAD.pack(*event[:22]) + layout.FRAME_COUNT.pack(0)
+    option = (pcapng.CUSTOM, layout.PREFIX + layout.OF_PACKET.to_bytes(1, "big") + value)
+    reader = Reader(io.BytesIO(beginning() + pcapng.packet(0, 0, bytes(14), 0, [option])), "odd")
+    list(reader)
+    assert reader.cut and "an event that no kernel has" in reader.cut

@@ -88,8 +88,8 @@ def statistics(number: int, time: int, found: Iterable[Option]) -> bytes:
 def blocks(stream: BinaryIO, more: Callable[[], bool] = lambda: False,
            take: Callable[[bytes, int], int] = lambda _buffer, start: start) -> Iterator[Block]:
     """The blocks of a file, from its first one on. Where the file ends, `more` says whether to look again for what may
-    have been appended: a block is handed out when all of it is there. Those that `take` takes are not: it is
-    told where in a buffer a block begins, and says where the first one begins that it leaves.
+    have been appended: a block is handed out when all of it is there. Those that `take` takes are not: it is told where in
+    a buffer a block begins, and says where the first one begins that it leaves.
 
     Malformed where it is no pcapng, or is cut within a block.
     """

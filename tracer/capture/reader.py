@@ -39,6 +39,7 @@ _TIME = struct.Struct("=12xII").unpack_from  # high and low, of a packet's block
 _CAPTURED = struct.Struct("=20xI").unpack_from
 _FIRST = struct.Struct(f"={FIRST}")
 _OPTION = struct.Struct("=HH").unpack_from
+_CHECKED = itemgetter(*(Event._fields.index(name) - len(FIRST) for name in ("captured", "place", "hook")))
 _COUNT_BYTES = layout.FRAME_COUNT.size
 _new = tuple.__new__  # without the arguments' names, which take their time
 _NATIVE = "<" if sys.byteorder == "little" else ">"
@@ -162,7 +163,7 @@ class Reader:
                     if shape.marks_of(this) == shape.marks:
                         break
                 else:
-                    this = self._new_shape(buffer[start:start + size]).unpack(buffer, start)
+                    this = self._new_shape(buffer, start).unpack(buffer, start)
                 if this[4] != packet:
                     packet = this[4]
                     padded = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
@@ -194,12 +195,15 @@ class Reader:
             self.counts.add_packets(packets, _TIME(buffer, first), _TIME(buffer, last))
         return start
 
-    def _new_shape(self, block: bytes) -> Shape:
-        """ValueError where it is no plain event's block."""
-        new = _shape(block)
+    def _new_shape(self, buffer: bytes, start: int) -> Shape:
+        """ValueError, struct.error: no plain event's block is there."""
+        kind, size = _HEAD(buffer, start)
+        if kind != pcapng.PACKET:
+            raise ValueError("no packet's block")
+        new = _shape(buffer[start:start + size])
         if len(self._shapes) >= SHAPES:
             self._shapes.clear()
-        self._shapes[len(block)] = (new, *self._shapes.get(len(block), ())[:OTHERS])
+        self._shapes[size] = (new, *self._shapes.get(size, ())[:OTHERS])
         return new
 
     def _items(self, block: Block) -> Iterator[Item]:
@@ -248,12 +252,11 @@ class Reader:
         symbols, numbers, tuples = self._symbols, struct.unpack_from(f"={count}H", rest, at), rest[at + 2 * count:]
         known = all(number < len(symbols) for number in numbers)  # else they may yet come
         stack = tuple(symbols[number] if number < len(symbols) else "?" for number in numbers)
-        form = self._forms.add(rest if known else None, members, stack, tuples)
-        event = made((0, 0, 0, 0, 0), form, b"")
-        if not (event.place < len(_KINDS) and event.hook < _KINDS[event.place] and event.captured <= PACKET_BYTES
+        captured, place, hook = _CHECKED(members)
+        if not (place < len(_KINDS) and hook < _KINDS[place] and captured <= PACKET_BYTES
                 and (not tuples or len(tuples) == TUPLES.size)):
             raise ValueError("an event that no kernel has")
-        return form
+        return self._forms.add(rest if known else None, members, stack, tuples)
 
     def _item(self, data: bytes) -> Item:
         match from_json(_unpacked(data)):
@@ -296,11 +299,11 @@ class Shape(NamedTuple):
 
 
 def _shape(block: bytes) -> Shape:
-    """ValueError: it is no packet's, not whole, or has other options than a plain event's."""
-    kind, size = _HEAD(block)
+    """Of a packet. ValueError: it is not whole, or has other options than a plain event's."""
+    (size,) = _SIZE(block)
     (captured,) = _CAPTURED(block)
     at, end = 28 + captured + (-captured & 3), len(block) - 4
-    if kind != pcapng.PACKET or size != len(block) or _TAIL(block, end)[0] != size or captured < ETHERNET_BYTES:
+    if size != len(block) or _TAIL(block, end)[0] != size or captured < ETHERNET_BYTES:
         raise ValueError("no plain event")
     form = f"=8s4xII4s4x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
     places = [0, 3]

@@ -24,8 +24,8 @@ from tracer.model.selection import PORTS, Relay, Selection
 from tracer.model.topology import Address, LinkKey, Topology
 from tracer.render.base import Renderer
 from tracer.topology.changes import Changes
+from tracer.topology.counters import Counters
 from tracer.topology.host import Host
-from tracer.topology.legacy import LegacyCounters
 from tracer.topology.place import Destination, Place
 from tracer.topology.rulesets import Rulesets
 from tracer.topology.way import addresses_on_the_way, source_address
@@ -72,7 +72,7 @@ class Session:
         self._listeners: list[Callable[[Item], None]] = [self._telling.play]
         self._rulesets = Rulesets()
         self._sender: Address | None = None  # the address that the kernel sends from; None without a route
-        self._counters = LegacyCounters() if plan.rules else None
+        self._counters = Counters() if plan.rules else None
         self._stopping = Stopping()
         self._looked = 0.0
         self._named: set[int] = set()  # namespaces that were found on the way
@@ -268,7 +268,7 @@ class Session:
             probes.watch(namespace)
             self._changes.watch(namespace)
             if self._counters:
-                self._counters.watch(namespace)
+                self._counters.watch(namespace, namespace.netns not in (probes.machine.untraced or ()))
 
     def _puzzling(self) -> bool:
         """Is there a device that may yet get its name? A container's engine knows it only a moment after its first

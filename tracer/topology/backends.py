@@ -9,7 +9,7 @@ from collections import Counter
 from tracer.model.health import Tables
 from tracer.model.topology import IPTABLES_TABLES
 from tracer.topology.chains import OWN, is_loaded, read_chains
-from tracer.topology.legacy import TOOLS, read_rules
+from tracer.topology.counters import TOOLS, read_rules
 from tracer.topology.netns import inside
 from tracer.topology.nfnetlink import GETRULE, Connection, word
 from tracer.topology.rulesets import FOLDERS, IPTABLES, run

@@ -10,7 +10,7 @@ from tracer.model.counters import CountedRule
 from tracer.model.ruleset import Ruleset
 from tracer.model.topology import Namespace
 from tracer.topology.chains import LEGACY
-from tracer.topology.legacy import TOOLS, read_rules
+from tracer.topology.counters import TOOLS, read_rules
 from tracer.topology.netns import in_namespace
 from tracer.topology.rulesets import NO_LISTING, nft_listing, nft_rules
 

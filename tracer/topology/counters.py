@@ -1,7 +1,7 @@
-"""The counters of iptables before and after a probe, in the namespaces that have tables of iptables-legacy.
+"""The counters of iptables before and after a probe, where rules cannot be traced: in the namespaces that have tables of
+iptables-legacy, and in those where nftables' tracing is not to be had.
 
-Those of iptables-nft are read there too, since nftables' tracing may have to be left out beside iptables-legacy. Nothing is
-loaded or changed: the tools print the tables that there are.
+Nothing is loaded or changed: the tools print the tables that there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TARGET = re.compile(r" -([jg]) (\S+)")
 Reading = tuple[CountedRule, ...]
 
 
-class LegacyCounters:
+class Counters:
     """Readings around each probe. A probe's rise may be another packet's, too: what follows from it is journey's to say."""
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class LegacyCounters:
         self._before: dict[int, Mapping[int, Reading | str]] = {}  # seq -> readings, or why there is none, by number
         self._not_before = 0.0  # monotonic s
 
-    def watch(self, namespace: Namespace) -> None:
-        """Read it from now on, if it has tables of iptables-legacy."""
+    def watch(self, namespace: Namespace, traced: bool) -> None:
+        """Read it from now on, if it has tables of iptables-legacy, or of iptables-nft that are not `traced`."""
         chains = namespace.chains or ()
-        if any(chain.legacy for chain in chains):
-            kinds = dict.fromkeys((c.family, c.legacy) for c in chains if c.family in TOOLS and c.table in LEGACY)
+        kinds = dict.fromkeys((c.family, c.legacy) for c in chains if c.family in TOOLS and c.table in LEGACY)
+        if kinds and not (traced and all(not legacy for _family, legacy in kinds)):
             self._watched[namespace.netns] = namespace.path, tuple(kinds)
 
     def before(self, seq: int) -> None:
