@@ -31,6 +31,8 @@ enum limits {
   STACK_DEPTH = 32,    /* frames; a FORWARD verdict on bridged traffic lies 25 deep */
   NAME_BYTES = 16,     /* IFNAMSIZ */
   SLOTS = 12,          /* netfilter links at one hook */
+  HOOK_BEGINS = 14,    /* instead of a link's slot: nf_hook_slow() begins, and returns */
+  HOOK_ENDS = 15,
 };
 
 struct event {
@@ -51,7 +53,8 @@ struct event {
   u8 place;
   u8 hook;             /* enum nf_inet_hooks at a hook, enum function at PLACE_FUNCTION */
   u8 family;           /* NFPROTO_* at a hook */
-  u8 slot;             /* which of the links at this hook, counted from the first priority; nud_state at FUNCTION_NEIGHBOR */
+  u8 slot;             /* which of the links at this hook, counted from the first priority, or HOOK_*; nud_state at
+                          FUNCTION_NEIGHBOR */
   u8 first;            /* 1: the journey began here */
   u8 conntrack_info;   /* enum ip_conntrack_info */
   u8 ethernet[14];     /* at a device, in a bridge, and at the end where it still has one; zero at hooks */

@@ -168,8 +168,8 @@ int on_chain(u64 *ctx) {
 
 #ifdef RESULT_AT
 /* All that is registered at a hook: int nf_hook_slow(struct sk_buff *, struct nf_hook_state *, const struct
- * nf_hook_entries *, unsigned int). As if there were two links, in front of everything and behind everything: the variant is
- * the slot. It returns 1 where the packet goes on; else it may be freed by then. STACK_AT: at a kprobe on its return the
+ * nf_hook_entries *, unsigned int). As if there were two links, in front of everything and behind everything; the variant is
+ * HOOK_BEGINS or HOOK_ENDS. It returns 1 where the packet goes on; else it may be freed by then. STACK_AT: at a kprobe on its return the
  * arguments are gone, and its place on the stack leads back to them. */
 #ifdef STACK_AT
 struct hook_call {
@@ -181,14 +181,14 @@ BPF_TABLE("lru_hash", u64, struct hook_call, hook_calls, 1024);
 #endif
 
 int on_whole_hook(u64 *ctx) {
-  u32 slot = variant();
+  bool ends = variant() == HOOK_ENDS;
   struct sk_buff *skb;
   struct nf_hook_state *state;
-  if (slot && (s32)ctx[RESULT_AT] != 1)
+  if (ends && (s32)ctx[RESULT_AT] != 1)
     return 0;
 #ifdef STACK_AT
   u64 place = ctx[STACK_AT];
-  if (slot) {
+  if (ends) {
     place -= RETURN_BYTES;
     struct hook_call *call = hook_calls.lookup(&place);
     if (!call)
@@ -208,7 +208,7 @@ int on_whole_hook(u64 *ctx) {
 #endif
   u8 family = LOAD(state, pf);
   if (family == 2 || family == 10) /* NFPROTO_IPV4, NFPROTO_IPV6: others have hooks too */
-    hook_event(skb, state, slot);
+    hook_event(skb, state, ends ? HOOK_ENDS : HOOK_BEGINS);
   return 0;
 }
 #endif

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tracer.kernel.hooks import FIRST, LAST, hook_points, whole_hooks
-from tracer.model.layout import SLOTS
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, SLOTS
 from tracer.model.topology import BaseChain, Namespace
 
 
@@ -39,8 +39,8 @@ def test_a_hook_as_a_whole_has_all_of_its_tables_behind_it() -> None:
     chains = (chain("prerouting", -100, "nat"), chain("prerouting", -300, "raw"), chain("input", 0, "six", "ip6"))
     found = whole_hooks(Namespace(1, "host", "", chains=chains), (4,))
     assert [(p.hook, p.slot, p.priority, [t.table for t in p.tables or ()], p.conntrack) for p in found[:4]] == [
-        ("prerouting", 0, FIRST, [], False), ("prerouting", 1, LAST, ["raw", "nat"], True),
-        ("input", 0, FIRST, [], False), ("input", 1, LAST, [], False)]
+        ("prerouting", HOOK_BEGINS, FIRST, [], False), ("prerouting", HOOK_ENDS, LAST, ["raw", "nat"], True),
+        ("input", HOOK_BEGINS, FIRST, [], False), ("input", HOOK_ENDS, LAST, [], False)]
     assert [p.tables for p in whole_hooks(Namespace(1, "host", "", chains=None), (4,))] == [(), None] * 5
 
 

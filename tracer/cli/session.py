@@ -267,8 +267,10 @@ class Session:
         for namespace in topology.namespaces.values():
             probes.watch(namespace)
             self._changes.watch(namespace)
-            if self._counters:
-                self._counters.watch(namespace, namespace.netns not in (probes.machine.untraced or ()))
+        if self._counters:
+            untraced = probes.machine.untraced or {}
+            for namespace in topology.namespaces.values():
+                self._counters.watch(namespace, namespace.netns not in untraced)
 
     def _puzzling(self) -> bool:
         """Is there a device that may yet get its name? A container's engine knows it only a moment after its first

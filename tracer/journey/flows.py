@@ -18,7 +18,7 @@ from tracer.model.report import FlowSummary, Latency, LiveSummary, OneWay, Spot,
 KEPT = 128  # flows, the busiest; up to twice as many until it is decided which
 CONNECTIONS = 16384  # tuples whose flow is remembered
 STEPS = 48  # different ones of a flow's direction
-ROWS = 256  # journeys of a flow's direction whose times are kept until they are counted
+ROWS = 32  # journeys of a flow's direction whose times are kept until they are counted
 BRIDGES = 64
 _ECHO_REPLIES = 0, 129
 
@@ -29,7 +29,7 @@ _Place = tuple[str, str | None, str]  # node, device, stage
 
 
 class Flows:
-    """What is told to add() is counted, and nothing of it kept."""
+    """What is told to add() is counted, and nothing of it kept but the latest times."""
 
     def __init__(self, kept: int = KEPT, connections: int = CONNECTIONS) -> None:
         self._kept, self._most_connections = kept, connections
@@ -111,7 +111,7 @@ class Flows:
             stay = set(map(id, self._busiest(self._kept)))
             for old, flow in list(self._flows.items()):
                 if id(flow) not in stay:
-                    flow.kept = False
+                    flow.kept, flow.ways = False, {}
                     self._other_journeys += flow.tally.journeys
                     self._other_dropped += flow.tally.dropped
                     del self._flows[old]
@@ -194,13 +194,15 @@ class _Way:
         if journey.end.result is Result.DELIVERED:
             self._durations.append(journey.duration_ns)
         hops = journey.hops
-        way, times = (id(hops.rest), hops.times) if isinstance(hops, Hops) else (id(hops), [hop.t_ns for hop in hops])
-        self._rows.setdefault(way, (hops, []))[1].append(times)
-        if self._journeys % ROWS == 0:
+        if isinstance(hops, Hops):
+            self._rows.setdefault(id(hops.rest), (hops, []))[1].append(hops.times)
+        else:
+            self._rows[0] = hops, [[hop.t_ns for hop in hops]]
+        if self._journeys % ROWS == 0 or 0 in self._rows:
             self._count()
 
     def _count(self) -> None:
-        """Many times of one way at once cost a third."""
+        """Many times of one way at once cost half."""
         self._latency.add(self._durations)
         for hops, rows in self._rows.values():
             timed = [(at, (hop.node, hop.device, hop.stage._value_)) for at, hop in enumerate(hops) if hop.timed]

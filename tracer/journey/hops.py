@@ -12,12 +12,11 @@ from tracer.journey.tracks import Tracks, device_name
 from tracer.journey.walks import Walks
 from tracer.model.frame import IPV4, IPV6
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
-from tracer.model.layout import Event, Function, Place
+from tracer.model.layout import HOOK_BEGINS, Event, Function, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, LinkKey, Namespace, Topology
 
 NOTHING = Rewrite()
-WHOLE_HOOK = "nf_hook_slow"  # a probe: where a hook is left by its end alone, and not behind each of its tables
 NUD_VALID = 0xDE  # include/net/neighbour.h: the states in which a neighbour has a MAC
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 # enum ip_conntrack_info, in the words of iptables' --ctstate
@@ -82,7 +81,7 @@ class HopReader:
                 while at < len(events) and _same_hook(events[at], group[-1]):
                     group.append(events[at])
                     at += 1
-                self._hook(group, at < len(events))
+                self._hook(group, any(behind.place not in (Place.DROP, Place.ROUTE) for behind in events[at:]))
         linked = {netns for netns, _hook, _slot in self._machine.hook_points}
         return self._walks.at_devices(every, self._hops, self._topology, linked)
 
@@ -218,15 +217,16 @@ class HopReader:
         self._add(event, Stage.NEIGHBOR, f"waits: the MAC of {to or 'its next hop'} is not known")
 
     def _hook(self, group: list[Event], goes_on: bool) -> None:
-        """`goes_on`: the packet was seen again behind it."""
+        """`goes_on`: the packet was seen again behind it, at a device, a hook or a function."""
         first, last = group[0], group[-1]
         bridge = self._topology.bridge(first.netns, first.ifindex)
         points = [self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)) for e in group]
-        stopped_at, detour = self._tables_behind(last), ""
-        if goes_on and WHOLE_HOOK in self._machine.attached and last.slot == 0:
-            if bridge and bridge.ifindex == first.ifindex and HOOKS[first.hook] == "prerouting":
+        stopped_at, missed = self._tables_behind(last), ""
+        if goes_on and last.slot == HOOK_BEGINS:
+            if HOOKS[first.hook] == "prerouting" and any(
+                    (hop.stage, hop.netns) == (Stage.PREROUTING, first.netns) for hop in self._hops):
                 return  # br_netfilter had it pass in the bridge, and takes it past the hook here (ip_sabotage_in)
-            stopped_at, detour = (), "its way through the tables was not seen: it was taken out, and came back"
+            stopped_at, missed = (), "its end was not seen: a rule queued the packet, or an event was lost"
         conntrack = None
         if any(point and point.conntrack for point in points):
             if last.conntrack or last.conntrack_info == 7:
@@ -246,7 +246,7 @@ class HopReader:
                   tables=_tables(points, last.protocol), stopped_at=stopped_at, conntrack=conntrack,
                   entry=entry(last.tuples),
                   rewrite=rewrite if rewrite != NOTHING else None,
-                  detail=", ".join(filter(None, (f"to {out.name}" if out and out.ifindex != first.ifindex else "", detour))))
+                  detail=", ".join(filter(None, (f"to {out.name}" if out and out.ifindex != first.ifindex else "", missed))))
         rules, unknown = self._walks.at_hook(group, hop, self._topology, self._machine.untraced)
         self._hops.append(hop._replace(rules=rules, rules_unknown=unknown) if rules or unknown else hop)
 

@@ -51,20 +51,20 @@ class Templates:
                 read: Callable[[], Journey]) -> Journey:
         """What read() says of this packet that has no copies, or would. `context`: what it reads besides, compared by
         identity but for numbers; `asks`: what it asks about an event that has other answers at other times."""
-        if max(len(self._known), len(self._asks)) >= KEPT or len(context) != len(self._context) or any(
+        if len(self._known) >= KEPT or len(context) != len(self._context) or any(
                 now is not then and (not isinstance(now, int) or now != then)
                 for now, then in zip(context, self._context, strict=True)):
             self._known.clear()
             self._asks.clear()
             self._context = context
         ordered = sorted([*track.events, *track.routes], key=_TIME)
+        marks = [event.packet[:64] if event.place == ROUTE else _headers(event.protocol, event.packet) for event in ordered]
+        if None in marks:
+            return read()
         way = tuple([event.like or ALIKE(event) for event in ordered])
         asked = self._asks.get(way)
         if asked is None:
             asked = self._asks[way] = [(at, ask) for at, event in enumerate(ordered) if (ask := asks(event))]
-        marks = [event.packet[:64] if event.place == ROUTE else _headers(event.protocol, event.packet) for event in ordered]
-        if None in marks:
-            return read()
         times = [event[0] for event in ordered]
         key = way, *marks, *[event.conntrack != 0 for event in ordered], *[ask(times[at]) for at, ask in asked]
         if key not in self._known:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from tracer.model.layout import Function, Place
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, Function, Place
 
 
 class Mechanism(Enum):
@@ -77,8 +77,8 @@ CATALOGUE = (
     Probe("netfilter", HOOKED, "on_hook", None, (Mechanism.NETFILTER_LINK,)),
     Probe(CHAINS[0], HOOKED, "on_chain", None, FUNCTION_WAYS, version=4, armed=True, module="nf_tables"),
     Probe(CHAINS[1], HOOKED, "on_chain", None, FUNCTION_WAYS, version=6, armed=True, module="nf_tables"),
-    Probe(WHOLE_HOOKS[0], HOOKED, "on_whole_hook", 0, FUNCTION_WAYS, armed=True),
-    Probe(WHOLE_HOOKS[1], HOOKED, "on_whole_hook", 1, FUNCTION_WAYS, armed=True),
+    Probe(WHOLE_HOOKS[0], HOOKED, "on_whole_hook", HOOK_BEGINS, FUNCTION_WAYS, armed=True),
+    Probe(WHOLE_HOOKS[1], HOOKED, "on_whole_hook", HOOK_ENDS, FUNCTION_WAYS, armed=True),
     Probe("__br_forward", BRIDGE, "on_function", Function.FORWARD, FUNCTION_WAYS, module="bridge",
           takes=("net_bridge_port", "sk_buff")),
     Probe("br_flood", BRIDGE, "on_function", Function.FLOOD, FUNCTION_WAYS, module="bridge",

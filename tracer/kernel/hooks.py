@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tracer.model.journey import Table
-from tracer.model.layout import SLOTS
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, SLOTS
 from tracer.model.probes import HOOKS, HookPoint
 from tracer.model.topology import BaseChain, Namespace
 
@@ -39,8 +39,8 @@ def whole_hooks(namespace: Namespace, versions: Iterable[int]) -> list[HookPoint
     for hook in HOOKS:
         tables = None if namespace.chains is None else tuple(
             table for point in links if point.hook == hook for table in point.tables or ())
-        points += [HookPoint(namespace.netns, hook, 0, FIRST, (), False),
-                   HookPoint(namespace.netns, hook, 1, LAST, tables, hook in TRACKED)]
+        points += [HookPoint(namespace.netns, hook, HOOK_BEGINS, FIRST, (), False),
+                   HookPoint(namespace.netns, hook, HOOK_ENDS, LAST, tables, hook in TRACKED)]
     return points
 
 

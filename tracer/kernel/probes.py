@@ -208,7 +208,7 @@ class Probes:
             self._attached.append("netfilter")
         if self._armed:
             self._attach_links(namespace.netns)
-        return self._armed
+        return self._armed and not self._whole
 
     @property
     def _whole(self) -> bool:

@@ -1,4 +1,5 @@
-"""What iptables' counters say where no rule is traced: iptables-legacy cannot without writing to the kernel's log."""
+"""What iptables' counters say where no rule is traced: iptables-legacy cannot without writing to the kernel's log, and
+nftables not before Linux 5.12 without leaving something behind where the tracer is killed."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ class Forms:
     def add(self, key: bytes | None, members: Iterable[Any], stack: tuple[str, ...], tuples: bytes) -> Form:
         """`members`: from netns to name. Without a key it is made, and not kept."""
         members = tuple(members)
-        if max(len(self._known), len(self._likes)) >= KEPT:
-            self._known.clear()
-            self._likes.clear()
+        for kept in (self._known, self._likes):
+            if len(kept) >= KEPT:
+                kept.clear()
         alike = ALIKE(Event._make((0, 0, 0, 0, 0, *members, b"", PADDING, stack, tuples, None)))
         form = members, (PADDING, stack, tuples, self._likes.setdefault(alike, object()))
         if key is not None:

@@ -67,7 +67,7 @@ class Tell:
 
     seq: int
     interrupted: bool = False
-    risen: Mapping[int, Risen] | None = None  # what iptables-legacy counted meanwhile, by namespace
+    risen: Mapping[int, Risen] | None = None  # what iptables counted meanwhile, by namespace
 
 
 @dataclass(frozen=True, slots=True)
