@@ -122,8 +122,8 @@ def test_a_socket_that_takes_a_packet_is_seen(dnettrace: Dnettrace, transport: s
     assert not deliver["inferred"], deliver
 
 
-@pytest.mark.bare
-@pytest.mark.parametrize("way", ["FENTRY", "KPROBE"])
+# a kprobe on a return has as many instances as 5.10 has CPUs: one here, where hooks lie in one another
+@pytest.mark.parametrize("way", [pytest.param("FENTRY", marks=pytest.mark.bare), "KPROBE"])
 def test_hooks_as_a_whole_show_the_rewrite(way: str) -> None:
     code = f"""
         import sys

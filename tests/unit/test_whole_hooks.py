@@ -17,6 +17,7 @@ from tracer.cli.main import main
 from tracer.model.layout import HOOK_ENDS, Event, Place
 from tracer.model.probes import Batch
 
+MISSED = "its end was not seen: a rule queued the packet, or its event was missed"
 TRACES = Path(__file__).parent / "traces"
 
 
@@ -78,4 +79,15 @@ def test_an_end_that_was_lost_is_no_stop(tmp_path: Path, capsys: pytest.CaptureF
     hops = replayed(changed(tmp_path, without_end), capsys)["hops"]
     (hop,) = [hop for hop in hops if hop["stage"] == "prerouting"]
     assert (hop["tables"], hop["stopped_at"]) == ([], [])
-    assert hop["detail"] == "its end was not seen: a rule queued the packet, or an event was lost"
+    assert hop["detail"] == MISSED
+
+
+def test_a_drop_elsewhere_is_not_at_the_hook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A kernel with few CPUs misses returns."""
+    def in_a_socket(events: list[Event]) -> list[Event]:
+        outer = ("nf_hook_slow", "ip_rcv", "netif_receive_skb")
+        return [event._replace(stack=("kfree_skb", "udp_queue_rcv_one_skb", *["ip_local_deliver_finish"] * 8, *outer))
+                if event.place == Place.DROP else event for event in events]
+
+    forward = replayed(changed(tmp_path, in_a_socket), capsys)["hops"][-1]
+    assert (forward["stopped_at"], forward["detail"]) == ([], f"to br-6c6162776562, {MISSED}")

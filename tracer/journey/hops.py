@@ -17,6 +17,7 @@ from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, LinkKey, Namespace, Topology
 
 NOTHING = Rewrite()
+INNERMOST = 8  # functions of a stack
 NUD_VALID = 0xDE  # include/net/neighbour.h: the states in which a neighbour has a MAC
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 # enum ip_conntrack_info, in the words of iptables' --ctstate
@@ -81,7 +82,8 @@ class HopReader:
                 while at < len(events) and _same_hook(events[at], group[-1]):
                     group.append(events[at])
                     at += 1
-                self._hook(group, any(behind.place not in (Place.DROP, Place.ROUTE) for behind in events[at:]))
+                self._hook(group, any(behind.place not in (Place.DROP, Place.ROUTE) for behind in events[at:])
+                           or _dropped_elsewhere(every[-1]))
         linked = {netns for netns, _hook, _slot in self._machine.hook_points}
         return self._walks.at_devices(every, self._hops, self._topology, linked)
 
@@ -217,7 +219,7 @@ class HopReader:
         self._add(event, Stage.NEIGHBOR, f"waits: the MAC of {to or 'its next hop'} is not known")
 
     def _hook(self, group: list[Event], goes_on: bool) -> None:
-        """`goes_on`: the packet was seen again behind it, at a device, a hook or a function."""
+        """`goes_on`: the packet was seen again behind it, at a device, a hook or a function, or dropped outside of hooks."""
         first, last = group[0], group[-1]
         bridge = self._topology.bridge(first.netns, first.ifindex)
         points = [self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)) for e in group]
@@ -226,7 +228,7 @@ class HopReader:
             if HOOKS[first.hook] == "prerouting" and any(
                     (hop.stage, hop.netns) == (Stage.PREROUTING, first.netns) for hop in self._hops):
                 return  # br_netfilter had it pass in the bridge, and takes it past the hook here (ip_sabotage_in)
-            stopped_at, missed = (), "its end was not seen: a rule queued the packet, or an event was lost"
+            stopped_at, missed = (), "its end was not seen: a rule queued the packet, or its event was missed"
         conntrack = None
         if any(point and point.conntrack for point in points):
             if last.conntrack or last.conntrack_info == 7:
@@ -270,6 +272,13 @@ def _asked_again(event: Event, behind: Event) -> bool:
 def _same_hook(a: Event, b: Event) -> bool:
     """Are these two links at one traversal of one hook? A packet that meets the hook again begins at slot 0 again."""
     return (a.place, a.netns, a.hook, a.family) == (b.place, b.netns, b.hook, b.family) and a.slot > b.slot
+
+
+def _dropped_elsewhere(last: Event) -> bool:
+    """Did the packet die outside of netfilter? Who drops it in a hook is called by nf_hook_slow(), or is that. Far out that
+    may stand as well: br_netfilter has the packet go on inside."""
+    frames = own_frames(last.stack) if last.place == Place.DROP else ()
+    return bool(frames) and "nf_hook_slow" not in frames[:INNERMOST]
 
 
 def _of_version(tables: tuple[Table, ...], protocol: int) -> tuple[Table, ...]:
