@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import quantiles
 
 import pytest
 
 from tests.unit import recording, test_render_fixtures as given
-from tracer.journey.flows import Flows
-from tracer.model.journey import Cause, Direction, End, Entry, Hop, Journey, Packet, Result, Stage
+from tracer.journey.flows import ROWS, Flows
+from tracer.model.journey import Cause, Direction, End, Entry, Hop, Hops, Journey, Packet, Result, Stage
 from tracer.model.report import FlowSummary
 
 CLIENT, PUBLISHED, SERVER = "198.51.100.1", "198.51.100.2", "172.17.0.3"
@@ -29,7 +30,7 @@ def hops(*times: int, entry: Entry | None = None) -> tuple[Hop, ...]:
 
 
 def journey(packet: Packet, kind: str = "packet", source: str | None = None, target: str | None = None,
-            way: tuple[Hop, ...] = (), end: End = End(Result.DELIVERED)) -> Journey:  # noqa: B008  # it is frozen
+            way: Sequence[Hop] = (), end: End = End(Result.DELIVERED)) -> Journey:  # noqa: B008  # it is frozen
     return Journey(1, packet, way or hops(0, 1000, 2000, 3000), end, kind, source=source, target=target)
 
 
@@ -54,6 +55,19 @@ def test_recorded_runs() -> None:
     flow = counted(*recording.load("published").journeys())[0]
     assert (flow.name, flow.connections, flow.request.journeys, flow.reply.journeys, flow.drops) == (
         "outside → host:8080", 1, 1, 1, {"NO_SOCKET": 1})
+
+
+def test_of_journeys_little_is_kept_until_it_is_counted() -> None:
+    flows, rest = Flows(), tuple(hop[1:] for hop in hops(0, 1, 2, 3))
+    for turn in range(3 * ROWS + 5):
+        flows.add(journey(tcp(CLIENT, 40000, SERVER, 80), way=Hops([0, 10, 20, 30 + turn], rest)))
+        flows.add(journey(tcp(SERVER, 80, CLIENT, 40000), way=hops(0, 1, 2, 3)))  # took a way of its own
+        (kept,) = flows._flows.values()
+        assert all(sum(len(rows) for _hops, rows in way._rows.values()) < ROWS for way in kept.ways.values())
+    (flow,) = flows.summary().flows
+    for way in (flow.request, flow.reply):
+        assert [step.latency.count for step in way.steps] == [3 * ROWS + 5] * 3
+    assert 10 <= flow.request.steps[0].latency.median_ns <= 11 and flow.request.steps[2].latency.p99_ns > 90
 
 
 def test_the_ways_of_a_translated_connection_are_one_flow() -> None:
