@@ -169,8 +169,8 @@ int on_chain(u64 *ctx) {
 #ifdef RESULT_AT
 /* All that is registered at a hook: int nf_hook_slow(struct sk_buff *, struct nf_hook_state *, const struct
  * nf_hook_entries *, unsigned int). As if there were two links, in front of everything and behind everything; the variant is
- * HOOK_BEGINS or HOOK_ENDS. It returns 1 where the packet goes on; else it may be freed by then. STACK_AT: at a kprobe on its return the
- * arguments are gone, and its place on the stack leads back to them. */
+ * HOOK_BEGINS or HOOK_ENDS. It returns 1 where the packet goes on; else it may be freed by then. STACK_AT: at a kprobe on its
+ * return the arguments are gone, and its place on the stack leads back to them. */
 #ifdef STACK_AT
 struct hook_call {
   struct sk_buff *skb;

@@ -82,6 +82,15 @@ def test_an_end_that_was_lost_is_no_stop(tmp_path: Path, capsys: pytest.CaptureF
     assert hop["detail"] == MISSED
 
 
+def test_only_right_behind_a_bridge_a_hook_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Elsewhere it was met once more, whatever became of it there."""
+    def not_handed_up(events: list[Event]) -> list[Event]:
+        return [event for event in events if (event.place, event.name[:8]) != (Place.RECEIVE, b"docker0\0")]
+
+    hops = replayed(changed(tmp_path, not_handed_up), capsys)["hops"]
+    assert [hop["detail"] == MISSED for hop in hops if hop["stage"] == "prerouting"] == [False, True]
+
+
 def test_a_drop_elsewhere_is_not_at_the_hook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A kernel with few CPUs misses returns."""
     def in_a_socket(events: list[Event]) -> list[Event]:

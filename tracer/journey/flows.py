@@ -196,10 +196,11 @@ class _Way:
         hops = journey.hops
         if isinstance(hops, Hops):
             self._rows.setdefault(id(hops.rest), (hops, []))[1].append(hops.times)
-        else:
-            self._rows[0] = hops, [[hop.t_ns for hop in hops]]
-        if self._journeys % ROWS == 0 or 0 in self._rows:
-            self._count()
+            if self._journeys % ROWS:
+                return
+        else:  # alone on its way
+            self._rows[id(hops)] = hops, [[hop.t_ns for hop in hops]]
+        self._count()
 
     def _count(self) -> None:
         """Many times of one way at once cost half."""

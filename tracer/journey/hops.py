@@ -82,8 +82,7 @@ class HopReader:
                 while at < len(events) and _same_hook(events[at], group[-1]):
                     group.append(events[at])
                     at += 1
-                self._hook(group, any(behind.place not in (Place.DROP, Place.ROUTE) for behind in events[at:])
-                           or _dropped_elsewhere(every[-1]))
+                self._hook(group, [*events[at:], every[-1]])
         linked = {netns for netns, _hook, _slot in self._machine.hook_points}
         return self._walks.at_devices(every, self._hops, self._topology, linked)
 
@@ -218,14 +217,14 @@ class HopReader:
         to = route and (route.gateway or decode(event.protocol, event.packet[:event.captured]).dst)
         self._add(event, Stage.NEIGHBOR, f"waits: the MAC of {to or 'its next hop'} is not known")
 
-    def _hook(self, group: list[Event], goes_on: bool) -> None:
-        """`goes_on`: the packet was seen again behind it, at a device, a hook or a function, or dropped outside of hooks."""
+    def _hook(self, group: list[Event], behind: list[Event]) -> None:
+        """`behind`: what was seen of the packet afterwards, and its last event."""
         first, last = group[0], group[-1]
         bridge = self._topology.bridge(first.netns, first.ifindex)
         points = [self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)) for e in group]
         stopped_at, missed = self._tables_behind(last), ""
-        if goes_on and last.slot == HOOK_BEGINS:
-            if HOOKS[first.hook] == "prerouting" and any(
+        if last.slot == HOOK_BEGINS and _went_on(behind):
+            if HOOKS[first.hook] == "prerouting" and self._hops and self._hops[-1].stage is Stage.L2_LOCAL and any(
                     (hop.stage, hop.netns) == (Stage.PREROUTING, first.netns) for hop in self._hops):
                 return  # br_netfilter had it pass in the bridge, and takes it past the hook here (ip_sabotage_in)
             stopped_at, missed = (), "its end was not seen: a rule queued the packet, or its event was missed"
@@ -274,11 +273,13 @@ def _same_hook(a: Event, b: Event) -> bool:
     return (a.place, a.netns, a.hook, a.family) == (b.place, b.netns, b.hook, b.family) and a.slot > b.slot
 
 
-def _dropped_elsewhere(last: Event) -> bool:
-    """Did the packet die outside of netfilter? Who drops it in a hook is called by nf_hook_slow(), or is that. Far out that
-    may stand as well: br_netfilter has the packet go on inside."""
-    frames = own_frames(last.stack) if last.place == Place.DROP else ()
-    return bool(frames) and "nf_hook_slow" not in frames[:INNERMOST]
+def _went_on(behind: list[Event]) -> bool:
+    """Was the packet seen again behind a hook, at a device, another hook or a function, or dropped outside of netfilter? Who
+    drops it in a hook is called by nf_hook_slow(), or is that. Far out that may stand as well: br_netfilter has the packet
+    go on inside."""
+    frames = own_frames(behind[-1].stack) if behind[-1].place == Place.DROP else ()
+    return any(event.place not in (Place.DROP, Place.ROUTE) for event in behind[:-1]) or (
+        bool(frames) and "nf_hook_slow" not in frames[:INNERMOST])
 
 
 def _of_version(tables: tuple[Table, ...], protocol: int) -> tuple[Table, ...]:

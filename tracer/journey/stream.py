@@ -69,7 +69,7 @@ class Stream(Teller):
         if topology is not self._named[0]:
             self._named = (topology, set())
         named = self._named[1]
-        met = {*map(DEVICE, track.events), *[DEVICE(event) for copy in track.copies for event in copy.events]} - named
+        met = {DEVICE(event) for branch in (track, *track.copies) for event in branch.events} - named
         without = {key for key in met if not self._has_name(LinkKey(*key), topology)}
         named |= met - without
         return any(now - self._nameless.setdefault(LinkKey(*key), now) < NAMING_NS for key in without)

@@ -310,11 +310,10 @@ class Probes:
         found = []
         for *first, head, packet, tail in RECORD.iter_unpack(records.tobytes()):
             depth, place = DEPTH_AND_PLACE.unpack_from(head)
-            key = head + (tail[:TUPLES.size] if place == Place.HOOK else tail[:8 * depth])
-            form = self._forms.get(key)
-            if form is None:
-                form = self._forms.add(key, FORM.unpack(head), () if place == Place.HOOK else self.stack_of(key[FORM.size:]),
-                                       key[FORM.size:] if place == Place.HOOK else b"")
+            hook = place == Place.HOOK
+            rest = tail[:TUPLES.size] if hook else tail[:8 * depth]
+            form = self._forms.get(head + rest) or self._forms.add(
+                head + rest, FORM.unpack(head), *(((), rest) if hook else (self.stack_of(rest), b"")))
             found.append(made(tuple(first), form, packet))
         return found
 

@@ -43,7 +43,7 @@ class Counters:
         """Read it from now on, if it has tables of iptables-legacy, or of iptables-nft that are not `traced`."""
         chains = namespace.chains or ()
         kinds = dict.fromkeys((c.family, c.legacy) for c in chains if c.family in TOOLS and c.table in LEGACY)
-        if kinds and not (traced and all(not legacy for _family, legacy in kinds)):
+        if kinds and (not traced or any(legacy for _family, legacy in kinds)):
             self._watched[namespace.netns] = namespace.path, tuple(kinds)
 
     def before(self, seq: int) -> None:
