@@ -245,8 +245,7 @@ def test_containers_come_and_go_during_a_trace(engine: Engine) -> None:
     for number, address in enumerate(addresses):
         with_it = [j for j in live.journeys if address in (j["packet"]["src"], j["packet"]["dst"])]  # others had it before
         mine = [j for j in with_it if any(hop["node"] == f"short{number}" for hop in j["hops"])]
-        assert len(mine) == 4, (number, address, [
-            (["-".join(dict.fromkeys(h["node"] for h in j["hops"])), j["end"], j["complete"]]) for j in with_it])
+        assert len(mine) == 4, "\n".join([f"short{number} at {address}:", *(json.dumps(j) for j in with_it)])
         assert {hop["node"] for j in mine for hop in j["hops"]} == {f"short{number}", "host", "c1"}
         at_port = [hop["detail"] for j in mine for hop in j["hops"] if (hop["device"] or "").startswith("veth")]
         assert all("peer of c1:eth0" in detail or f"peer of short{number}:eth0" in detail for detail in at_port), at_port

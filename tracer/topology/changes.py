@@ -15,7 +15,8 @@ from tracer.topology.netns import in_namespace, leads
 
 # RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE (linux/rtnetlink.h).
 # RTNLGRP_NEIGH is not among them: a probe's own neighbour lookups would announce themselves.
-_GROUPS = sum(1 << group - 1 for group in (1, 5, 7, 8, 9, 11, 19))
+GROUPS = sum(1 << group - 1 for group in (1, 5, 7, 8, 9, 11, 19))
+LINKS = 1  # RTNLGRP_LINK alone
 _ENDED = (errno.ENOENT, errno.EINVAL, errno.ESTALE)
 
 
@@ -48,14 +49,14 @@ class Changes:
             if not leads(path, number):
                 one.close()
                 del self._sockets[number]
-        return {number for number, (_path, one) in self._sockets.items() if _drain(one)}
+        return {number for number, (_path, one) in self._sockets.items() if drain(one)}
 
 
-def open_socket() -> socket.socket:
+def open_socket(groups: int = GROUPS) -> socket.socket:
     """In the calling thread's network namespace."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
                            socket.NETLINK_ROUTE)
-    opened.bind((0, _GROUPS))
+    opened.bind((0, groups))
     return opened
 
 
@@ -64,7 +65,8 @@ def overrun(error: OSError) -> bool:
     return error.errno == errno.ENOBUFS
 
 
-def _drain(one: socket.socket) -> bool:
+def drain(one: socket.socket) -> bool:
+    """Whether there was something."""
     heard = False
     while True:
         try:

@@ -9,7 +9,6 @@ change, and when a packet was met at a device that is not known there.
 from __future__ import annotations
 
 import os
-import re
 import select
 import socket
 import struct
@@ -18,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from tracer.errors import UserError
@@ -45,7 +43,6 @@ PUZZLES = 1024
 HEADER = struct.Struct("=IHHII")  # nlmsghdr
 INTERFACE = struct.Struct("=B3xi")  # ifinfomsg, up to the index
 NEWLINK, DELLINK = 16, 17  # RTM_*
-CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 class _Ended(NamedTuple):
@@ -100,7 +97,6 @@ class Watcher:
         self._changes = False  # that are not published
         self._whole_at = self._alive_at = self._publish_at = 0.0  # not before, monotonic s
         self._again: dict[LinkKey, tuple[float, float]] = {}  # unknown device -> (not before, next wait)
-        self._heard: dict[str, str] = {}  # what the engine's events call a container, by its id
         self._busy_until = 0.0  # monotonic s
         self._lock = threading.Lock()
         self._met: set[LinkKey] = set()
@@ -112,7 +108,8 @@ class Watcher:
     def __enter__(self) -> Watcher:
         self._socket = netns.in_namespace(self._host.place.path, changes.open_socket)
         self.news, self._wake = (os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2))
-        self._lives = Lives(self._directory.named, lambda: os.eventfd_write(self._wake, 1), self._directory.engine)
+        self._lives = Lives(self._directory.named, lambda: os.eventfd_write(self._wake, 1), self._directory.engine,
+                            self._host.place.path)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             self._told: Topology | None = None
@@ -207,8 +204,10 @@ class Watcher:
         for key in self._due(met, now):
             if key.netns == self._here:
                 announced.others.add(key.ifindex)
-            elif key.netns in self._directory.names or self._search(key.netns):
+            elif key.netns in self._directory.names:
                 self._stale.add(key.netns)
+            else:
+                self._lives.search(key.netns)
         renamed = known != self._directory.names or bool(lives)
         changed |= self._read_host(announced.too_many, now)
         changed |= self._devices(announced, renamed)
@@ -282,8 +281,6 @@ class Watcher:
         for event in events:
             identity = event.container
             known = directory.inspected.get(identity)
-            if event.kind == "container" and event.name:
-                self._heard[identity] = event.name
             if event.kind == "network":
                 if event.action in ("create", "destroy", "remove"):
                     directory.list_networks_anew()
@@ -299,7 +296,6 @@ class Watcher:
                 directory.inspected[identity] = replace(known, pid=0, state="exited")
             elif event.action in ("destroy", "remove"):
                 directory.drop(identity)
-                self._heard.pop(identity, None)
         return bool(events)
 
     def _inspect(self, identity: str) -> None:
@@ -318,20 +314,6 @@ class Watcher:
                 self._again.clear()
             self._again[key] = (now + wait, min(2 * wait, FORGET_S))
             yield key
-
-    def _search(self, number: int) -> bool:
-        """A process in the namespace, and its container by its cgroup: before the engine says that it runs."""
-        for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True):  # the latest first
-            if netns.leads(path := f"/proc/{pid}/ns/net", number):
-                with suppress(OSError):
-                    if found := CONTAINER_ID.search(Path(f"/proc/{pid}/cgroup").read_text()):
-                        identity = found[0]
-                        if identity not in self._heard and (container := self._directory.inspect(identity)):
-                            self._heard[identity] = container.name
-                        if identity in self._heard:
-                            self._directory.learn(path, self._heard[identity], Claim.GUEST)
-                        return number in self._directory.names
-        return False
 
     def _touch(self, number: int) -> None:
         """It changed, and goes on changing for a moment."""
