@@ -31,8 +31,9 @@ enum limits {
   STACK_DEPTH = 32,    /* frames; a FORWARD verdict on bridged traffic lies 25 deep */
   NAME_BYTES = 16,     /* IFNAMSIZ */
   SLOTS = 12,          /* netfilter links at one hook */
-  HOOK_BEGINS = 14,    /* instead of a link's slot: nf_hook_slow() begins, and returns */
-  HOOK_ENDS = 15,
+  HOOK_BEGINS = 14,    /* instead of a link's slot: nf_hook_slow() begins; at HOOK_ENDS it returns */
+  HOOK_TABLE = 15,     /* four slots: a table of iptables-legacy has the packet go on; raw, mangle, filter, security */
+  HOOK_ENDS = 19,
 };
 
 struct event {

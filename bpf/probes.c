@@ -213,6 +213,22 @@ int on_whole_hook(u64 *ctx) {
 }
 #endif
 
+#ifdef TABLE_AT
+/* Behind a table of iptables-legacy: unsigned int ipt_do_table(void *table, struct sk_buff *, const struct nf_hook_state *), and
+ * ip6t_do_table; before Linux 5.16 (44b5990e7b46, 8844e01062dd) the table came last. TABLE_NAME is the offset of xt_table.name.
+ * Where the packet does not go on there is no event, as at a link; and none for nat, which a connection passes once. */
+int on_table(u64 *ctx) {
+  u8 name = 0;
+  if ((u32)ctx[3] != 1) /* NF_ACCEPT */
+    return 0;
+  bpf_probe_read_kernel(&name, sizeof(name), (u8 *)ctx[TABLE_AT] + TABLE_NAME);
+  u32 slot = name == 'r' ? 0 : name == 'm' ? 1 : name == 'f' ? 2 : 3;
+  if (slot < 3 || name == 's')
+    hook_event((struct sk_buff *)ctx[SKB_AT], (struct nf_hook_state *)ctx[STATE_AT], HOOK_TABLE + slot);
+  return 0;
+}
+#endif
+
 #ifdef FUNCTIONS
 /* PLACE_FUNCTION: a kernel function begins; the variant is its kind. Copies that a bridge makes, and what fragments were put
  * together to, are first seen here. PORT_DEV is the offset of net_bridge_port.dev, which only the bridge's types tell. */

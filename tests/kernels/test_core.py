@@ -122,9 +122,8 @@ def test_a_socket_that_takes_a_packet_is_seen(dnettrace: Dnettrace, transport: s
     assert not deliver["inferred"], deliver
 
 
-# a kprobe on a return has as many instances as 5.10 has CPUs: one here, where hooks lie in one another
-@pytest.mark.parametrize("way", [pytest.param("FENTRY", marks=pytest.mark.bare), "KPROBE"])
-def test_hooks_as_a_whole_show_the_rewrite(way: str) -> None:
+def whole(way: str) -> Output:
+    """A ping to outside, with the hooks seen as on a kernel that has neither links nor chains' types."""
     code = f"""
         import sys
         from tracer.kernel import functions
@@ -133,9 +132,15 @@ def test_hooks_as_a_whole_show_the_rewrite(way: str) -> None:
         functions._no_links = lambda _types: "not tried"
         functions._chain_name = lambda _types: (None, "")
         from tracer.cli.main import main
-        sys.exit(main(["--lab", "ping", "c1", "{OUTSIDE}", "-c", "1", "--json"]))
+        sys.exit(main(["--lab", "ping", "c1", "{OUTSIDE}", "-c", "1", "-W", "2", "--json"]))
     """
-    output = read(subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True))
+    return read(subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True), None)
+
+
+# a kprobe on a return has as many instances as 5.10 has CPUs: one here, where hooks lie in one another
+@pytest.mark.parametrize("way", [pytest.param("FENTRY", marks=pytest.mark.bare), "KPROBE"])
+def test_hooks_as_a_whole_show_the_rewrite(way: str) -> None:
+    output = whole(way)
     assert {"nf_hook_slow", "nf_hook_slow%return"} <= set(output.start["probes"]["attached"])
     request, reply = output.only("request"), output.only("reply")
     hooks = [hop for hop in request["hops"] if hop["node"] == "host" and hop["tables"]]
@@ -143,6 +148,23 @@ def test_hooks_as_a_whole_show_the_rewrite(way: str) -> None:
         ("prerouting", []), ("forward", []), ("postrouting", [])]
     assert rewrites(request) == [("postrouting", {"src": ["172.17.0.2", "198.51.100.2"]})]
     assert rewrites(reply) == [("prerouting", {"dst": ["198.51.100.2", "172.17.0.2"]})]
+
+
+def test_hooks_as_a_whole_tell_tables_of_iptables_legacy_apart() -> None:
+    run(f"""iptables-legacy -t raw -A PREROUTING -j ACCEPT; iptables-legacy -t security -A FORWARD -j ACCEPT
+            iptables-legacy -t mangle -A FORWARD -d {OUTSIDE} -j DROP""".replace("\n", ";"))
+    try:
+        output = whole("FENTRY")
+    finally:
+        run("iptables-legacy -t raw -F; iptables-legacy -t mangle -F; iptables-legacy -t security -F; "
+            "rmmod iptable_raw iptable_mangle iptable_security", check=False)
+    assert "ipt_do_table%return" in output.start["probes"]["attached"]
+    request = output.only("request")
+    hops = {hop["stage"]: hop for hop in request["hops"] if hop["node"] == "host"}
+    assert "raw" in [table["table"] for table in hops["prerouting"]["tables"]]
+    forward = hops["forward"]
+    assert ([t["table"] for t in forward["tables"]], [t["table"] for t in forward["stopped_at"]]) == ([], ["mangle"])
+    assert request["end"]["result"] == "dropped"
 
 
 @pytest.mark.parametrize("way", ["FENTRY", "KPROBE"])

@@ -15,7 +15,7 @@ import pytest
 
 from tracer.kernel import functions, syscall
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, WHOLE_HOOKS, Mechanism
+from tracer.kernel.catalogue import CATALOGUE, TABLES, WHOLE_HOOKS, Mechanism
 
 X86 = platform.machine() == "x86_64"
 LINK, FENTRY, KPROBE = syscall.TYPE_NETFILTER, syscall.TYPE_TRACING, syscall.TYPE_KPROBE
@@ -99,6 +99,22 @@ def test_without_nf_tables_hooks_are_seen_as_a_whole(monkeypatch: pytest.MonkeyP
     (tmp_path / "no_such_module").mkdir()  # loaded, without types
     way = functions.find_way(cast(Btf, Types("nft_chain")), tuple(Mechanism))
     assert (way.probes, way.lacks) == (WHOLE_HOOKS, "")
+
+
+@pytest.mark.parametrize(("parameters", "places"), [
+    (("", "sk_buff", "nf_hook_state"), {"-DTABLE_AT=0", "-DSKB_AT=1", "-DSTATE_AT=2"}),
+    (("sk_buff", "nf_hook_state", "xt_table"), {"-DTABLE_AT=2", "-DSKB_AT=0", "-DSTATE_AT=1"}),  # before Linux 5.16
+    (("sk_buff", "net"), None),
+])
+def test_tables_of_iptables_legacy_by_what_their_function_takes(
+        monkeypatch: pytest.MonkeyPatch, parameters: tuple[str, ...], places: set[str] | None) -> None:
+    kernel(monkeypatch, set())
+    monkeypatch.setattr(Types, "parameters", lambda *_arguments: parameters)
+    names, flags = functions._tables(cast(Btf, Types()), Mechanism.FENTRY)
+    assert (names, set(flags)) == (([], set()) if places is None else (list(TABLES), {*places, "-DTABLE_NAME=80"}))
+    assert functions._tables(cast(Btf, Types()), Mechanism.KPROBE) == ([], ())
+    kernel(monkeypatch, {FENTRY})
+    assert functions._tables(cast(Btf, Types()), Mechanism.FENTRY) == ([], ())
 
 
 @pytest.mark.parametrize("way", [Mechanism.FENTRY, Mechanism.KPROBE])

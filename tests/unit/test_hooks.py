@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tracer.kernel.hooks import FIRST, LAST, hook_points, whole_hooks
-from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, SLOTS
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, HOOK_TABLE, SLOTS
 from tracer.model.topology import BaseChain, Namespace
 
 
@@ -42,6 +44,27 @@ def test_a_hook_as_a_whole_has_all_of_its_tables_behind_it() -> None:
         ("prerouting", HOOK_BEGINS, FIRST, [], False), ("prerouting", HOOK_ENDS, LAST, ["raw", "nat"], True),
         ("input", HOOK_BEGINS, FIRST, [], False), ("input", HOOK_ENDS, LAST, [], False)]
     assert [p.tables for p in whole_hooks(Namespace(1, "host", "", chains=None), (4,))] == [(), None] * 5
+
+
+def test_a_hook_as_a_whole_tells_tables_of_iptables_legacy_apart() -> None:
+    """But for nat's, which only the first packets of a connection pass, and where another table is at the same place."""
+    chains = [replace(chain("prerouting", priority, table, family), legacy=True)
+              for table, priority in (("raw", -300), ("mangle", -150), ("nat", -100)) for family in ("ip", "ip6")]
+    chains += [replace(chain("forward", priority, table), legacy=True)
+               for table, priority in (("mangle", -150), ("filter", 0), ("security", 50))]
+    chains.append(chain("forward", 0, "nftables"))
+
+    def found(legacy: tuple[int, ...], hook: str) -> list[tuple[int, list[str], bool]]:
+        return [(p.slot, [t.table for t in p.tables or ()], p.conntrack)
+                for p in whole_hooks(Namespace(1, "host", "", chains=tuple(chains)), (4,), legacy) if p.hook == hook]
+
+    assert found((4, 6), "prerouting") == [
+        (HOOK_BEGINS, [], False), (HOOK_TABLE, ["raw"], False), (HOOK_TABLE + 1, ["mangle"], True),
+        (HOOK_ENDS, ["nat"], False)]
+    assert found((6,), "prerouting") == [(HOOK_BEGINS, [], False), (HOOK_ENDS, ["raw", "mangle", "nat"], True)]
+    assert found((4,), "forward") == [
+        (HOOK_BEGINS, [], False), (HOOK_TABLE + 1, ["mangle"], False),
+        (HOOK_TABLE + 3, ["filter", "nftables", "security"], False), (HOOK_ENDS, [], False)]
 
 
 def test_only_chains_of_the_packets_family() -> None:

@@ -1,5 +1,5 @@
 """Netfilter's hooks as nf_hook_slow() shows them, by traces of Linux 5.10: `ping c1 c3` in the lab, whose networks are
-isolated, and `ping c1 203.0.113.1`, which MASQUERADE translates."""
+isolated, and `ping c1 203.0.113.1`, which MASQUERADE translates; and by one of 6.1, where iptables-legacy drops that."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ def test_a_hook_shows_what_it_rewrote(capsys: pytest.CaptureFixture[str]) -> Non
     (hop,) = [hop for hop in request["hops"] if hop["rewrite"]]
     assert (hop["stage"], names(hop["tables"])) == ("postrouting", ["nat"])
     assert hop["rewrite"]["src"] == ["172.17.0.2", "198.51.100.2"]
+
+
+def test_tables_of_iptables_legacy_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    hops = {hop["stage"]: hop for hop in replayed(TRACES / "whole_hooks_legacy.pcapng", capsys)["hops"]
+            if hop["node"] == "host"}
+    prerouting, forward = hops["prerouting"], hops["forward"]
+    assert (names(prerouting["tables"]), prerouting["conntrack"]) == (["raw", "mangle", "nat"], "NEW")
+    assert (forward["tables"], names(forward["stopped_at"])) == ([], ["mangle"])
 
 
 def changed(tmp_path: Path, change: Callable[[list[Event]], list[Event]]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.kernel.catalogue import BRIDGE as DECISION, CATALOGUE, WHOLE_HOOKS, shown_by
+from tracer.kernel.catalogue import BRIDGE as DECISION, CATALOGUE, TABLES, WHOLE_HOOKS, shown_by
 from tracer.model.health import Check, EngineState, Health, Part, State
 from tracer.topology.settings import RP_FILTER
 
@@ -78,7 +78,9 @@ def _mechanisms(health: Health) -> Iterator[Check]:
         yield Check("bridges", State.GOOD if observed else None, "their decisions are " + (
             "seen themselves, in the kernel's functions" if observed else "told from kernel stacks, untimed"))
         if WHOLE_HOOKS[0] in health.trial.attached:
-            yield Check("netfilter", None, "each hook is seen as a whole, its tables are not told apart")
+            apart = any(table in health.trial.attached for table in TABLES)
+            yield Check("netfilter", None, "each hook is seen as a whole, its tables are not told apart" + (
+                ", but those of iptables-legacy" if apart else ""))
     if health.trial.untraced:
         yield Check("rule tracing", State.LESS, health.trial.untraced)
 

@@ -12,7 +12,7 @@ from tracer.journey.tracks import Tracks, device_name
 from tracer.journey.walks import Walks
 from tracer.model.frame import IPV4, IPV6
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
-from tracer.model.layout import HOOK_BEGINS, Event, Function, Place
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, Event, Function, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, LinkKey, Namespace, Topology
 
@@ -223,7 +223,7 @@ class HopReader:
         bridge = self._topology.bridge(first.netns, first.ifindex)
         points = [self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)) for e in group]
         stopped_at, missed = self._tables_behind(last), ""
-        if last.slot == HOOK_BEGINS and _went_on(behind):
+        if HOOK_BEGINS <= last.slot < HOOK_ENDS and _went_on(behind):
             if HOOKS[first.hook] == "prerouting" and self._hops and self._hops[-1].stage is Stage.L2_LOCAL and any(
                     (hop.stage, hop.netns) == (Stage.PREROUTING, first.netns) for hop in self._hops):
                 return  # br_netfilter had it pass in the bridge, and takes it past the hook here (ip_sabotage_in)
@@ -253,8 +253,11 @@ class HopReader:
 
     def _tables_behind(self, event: Event) -> tuple[Table, ...]:
         """The tables between this netfilter link and the next one, which was not reached."""
-        point = self._machine.hook_points.get((event.netns, HOOKS[event.hook], event.slot + 1))
-        return _of_version(point.tables or (), event.protocol) if point else ()
+        ends = HOOK_ENDS if event.slot >= HOOK_BEGINS else event.slot + 1
+        for slot in range(event.slot + 1, ends + 1):
+            if point := self._machine.hook_points.get((event.netns, HOOKS[event.hook], slot)):
+                return _of_version(point.tables or (), event.protocol)
+        return ()
 
     def _node(self, event: Event) -> str:
         return self._topology.node(event.netns)

@@ -62,11 +62,15 @@ CHAINS = ("nft_do_chain_ipv4", "nft_do_chain_ipv6")
 # Where there are no chains either: what runs all that is registered at a hook, as if there were a link in front of it and
 # one behind. It is no module's, and its arguments have been the same since Linux 4.15.
 WHOLE_HOOKS = ("nf_hook_slow", f"nf_hook_slow{RETURN}")
+# Beside them: what tells iptables-legacy's tables apart.
+TABLES = (f"ipt_do_table{RETURN}", f"ip6t_do_table{RETURN}")
 
 HOOKED, BRIDGE, DELIVERY, NEIGHBOR = (
     "netfilter's hooks and tables", "a bridge's decision", "local delivery", "waiting for a MAC")
 SKB, SOCKET = ("sk_buff",), ("sock", "sk_buff")
 
+# Of a bridge's functions, those that tell what was decided: br_handle_frame_finish, which decides, comes before them or before
+# a drop, whose stack names it; and what br_nf_* have netfilter do is seen at its hooks.
 CATALOGUE = (
     Probe("net_dev_queue", "devices that send", "on_device", Place.QUEUE, TRACEPOINT_WAYS, required=True),
     Probe("netif_receive_skb", "devices that receive", "on_device", Place.RECEIVE, TRACEPOINT_WAYS, required=True),
@@ -79,6 +83,8 @@ CATALOGUE = (
     Probe(CHAINS[1], HOOKED, "on_chain", None, FUNCTION_WAYS, version=6, armed=True, module="nf_tables"),
     Probe(WHOLE_HOOKS[0], HOOKED, "on_whole_hook", HOOK_BEGINS, FUNCTION_WAYS, armed=True),
     Probe(WHOLE_HOOKS[1], HOOKED, "on_whole_hook", HOOK_ENDS, FUNCTION_WAYS, armed=True),
+    Probe(TABLES[0], HOOKED, "on_table", None, (Mechanism.FENTRY,), version=4, armed=True, module="ip_tables"),
+    Probe(TABLES[1], HOOKED, "on_table", None, (Mechanism.FENTRY,), version=6, armed=True, module="ip6_tables"),
     Probe("__br_forward", BRIDGE, "on_function", Function.FORWARD, FUNCTION_WAYS, module="bridge",
           takes=("net_bridge_port", "sk_buff")),
     Probe("br_flood", BRIDGE, "on_function", Function.FLOOD, FUNCTION_WAYS, module="bridge",

@@ -7,7 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tracer.errors import UserError
 from tracer.kernel import btf, syscall
 from tracer.kernel.architecture import architecture
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, CHAINS, FUNCTION_WAYS, WHOLE_HOOKS, Mechanism, Probe
+from tracer.kernel.catalogue import CATALOGUE, CHAINS, FUNCTION_WAYS, TABLES, WHOLE_HOOKS, Mechanism, Probe
 from tracer.kernel.own_chains import mark
 
 NOTHING = bytes((0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))  # return 1, NF_ACCEPT
@@ -59,7 +59,8 @@ def find_way(types: Btf, mechanisms: Collection[Mechanism]) -> HookWay:
             refused.append(f"{way.name.lower()}: {error.strerror or error}")
             continue
         if name is None:
-            return HookWay(way, "", (*_result(way), *_arguments(way)), lacks, WHOLE_HOOKS)
+            tables, flags = _tables(types, way)
+            return HookWay(way, "", (*_result(way), *_arguments(way), *flags), lacks, (*WHOLE_HOOKS, *tables))
         return HookWay(way, "", (f"-DCHAIN_MARK={mark()}", f"-DCHAIN_NAME={name}", *_arguments(way)), "", CHAINS)
     return HookWay(None, "; ".join(refused), lacks=lacks)
 
@@ -74,6 +75,23 @@ def _chain_name(types: Btf) -> tuple[int | None, str]:
             return module_types.offset("nft_chain", "name"), ""
     except OSError:
         return None, ""
+
+
+def _tables(types: Btf, way: Mechanism) -> tuple[list[str], tuple[str, ...]]:
+    """Those of the catalogue's TABLES that there are, which all have the arguments' places in common; for bpf/probes.c."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for probe in (probe for probe in CATALOGUE if probe.name in TABLES and way in probe.ways):
+        with suppress(OSError, ValueError), _types_of(types, probe.module) as (module_types, _fd):
+            os.close(load_function(types, "hook_trial", probe, ZERO, way))
+            name = module_types.offset("xt_table", "name")
+            parameters = module_types.parameters(module_types.id(probe.symbol, btf.FUNC))
+            packet, state = parameters.index("sk_buff"), parameters.index("nf_hook_state")
+            if name is not None and len(parameters) == 3:
+                found.setdefault((f"-DTABLE_AT={3 - packet - state}", f"-DSKB_AT={packet}", f"-DSTATE_AT={state}",
+                                  f"-DTABLE_NAME={name}"), []).append(probe.name)
+    for flags, names in found.items():
+        return names, flags
+    return [], ()
 
 
 def is_loaded(module: str) -> bool:

@@ -6,15 +6,16 @@ and one behind each priority at which something is registered, and no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tracer.model.journey import Table
-from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, SLOTS
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, HOOK_TABLE, SLOTS
 from tracer.model.probes import HOOKS, HookPoint
 from tracer.model.topology import BaseChain, Namespace
 
 FIRST, LAST = -(2**31) + 1, 2**31 - 1  # NF_IP_PRI_FIRST itself is refused to BPF
 CONNTRACK, TRACKED = -200, ("prerouting", "output")  # NF_IP_PRI_CONNTRACK, and at which hooks
+TABLES = ("raw", "mangle", "filter", "security")  # of iptables-legacy, as their slots from HOOK_TABLE on
 FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}  # nft families whose chains a packet of that IP version meets
 
 
@@ -32,16 +33,33 @@ def hook_points(namespace: Namespace, versions: Iterable[int]) -> list[HookPoint
     return points
 
 
-def whole_hooks(namespace: Namespace, versions: Iterable[int]) -> list[HookPoint]:
-    """The same where each hook is seen as a whole: in front of all that is registered there, and behind it."""
+def whole_hooks(namespace: Namespace, versions: Iterable[int], legacy: Collection[int] = ()) -> list[HookPoint]:
+    """The same where each hook is seen as a whole: in front of all that is registered there, and behind it; and behind each
+    table of iptables-legacy that all packets of these versions of IP pass. nat only a connection's first ones do."""
     links = hook_points(namespace, versions)
     points = []
     for hook in HOOKS:
-        tables = None if namespace.chains is None else tuple(
-            table for point in links if point.hook == hook for table in point.tables or ())
-        points += [HookPoint(namespace.netns, hook, HOOK_BEGINS, FIRST, (), False),
-                   HookPoint(namespace.netns, hook, HOOK_ENDS, LAST, tables, hook in TRACKED)]
+        points.append(HookPoint(namespace.netns, hook, HOOK_BEGINS, FIRST, (), False))
+        tables: tuple[Table, ...] = ()
+        tracked = hook not in TRACKED
+        for link in (link for link in links if link.hook == hook):
+            tables += link.tables or ()
+            if (slot := _legacy_slot(link.tables or (), legacy)) is not None:
+                now = not tracked and link.priority > CONNTRACK
+                points.append(HookPoint(namespace.netns, hook, slot, link.priority, tables, now))
+                tables, tracked = (), tracked or now
+        points.append(HookPoint(namespace.netns, hook, HOOK_ENDS, LAST, None if namespace.chains is None else tables,
+                                not tracked))
     return points
+
+
+def _legacy_slot(tables: tuple[Table, ...], versions: Collection[int]) -> int | None:
+    """Of a link behind one table of iptables-legacy, in both versions of IP maybe, and nothing else."""
+    names = {table.table for table in tables if table.legacy and {"ip": 4, "ip6": 6}[table.family] in versions}
+    if len(names) != 1 or not all(table.legacy and table.table in names for table in tables):
+        return None
+    (name,) = names
+    return HOOK_TABLE + TABLES.index(name) if name in TABLES else None
 
 
 def _at_hook(netns: int, hook: str, chains: Iterable[BaseChain]) -> list[HookPoint]:

@@ -20,7 +20,7 @@ from typing import Any
 from tracer.errors import UserError
 from tracer.kernel import btf, syscall
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, TRACEPOINT_WAYS, WHOLE_HOOKS, Mechanism, Probe
+from tracer.kernel.catalogue import CATALOGUE, TABLES, TRACEPOINT_WAYS, WHOLE_HOOKS, Mechanism, Probe
 from tracer.kernel.compiler import Program, compile_program
 from tracer.kernel.functions import HookWay, find_functions, find_way, is_loaded, load_function, open_function
 from tracer.kernel.hooks import CONNTRACK, hook_points, whole_hooks
@@ -193,7 +193,9 @@ class Probes:
             if netns.leads(self._watched[namespace.netns][0], namespace.netns):
                 return False
             self._unwatch(namespace.netns)
-        points = (whole_hooks if self._whole else hook_points)(namespace, self._versions)
+        points = whole_hooks(namespace, self._versions, {
+            probe.version for probe in CATALOGUE if probe.version and probe.name in TABLES and probe.name in self._attached}
+        ) if self._whole else hook_points(namespace, self._versions)
         try:
             if self._hooking.mechanism is Mechanism.NETFILTER_LINK:
                 for slot in {point.slot for point in points} - self._hooks.keys():
@@ -213,7 +215,7 @@ class Probes:
     @property
     def _whole(self) -> bool:
         """Are netfilter's hooks seen as a whole, by probes that need nothing in any namespace?"""
-        return self._hooking.probes == WHOLE_HOOKS
+        return WHOLE_HOOKS[0] in self._hooking.probes
 
     def choose(self, addresses: Iterable[Address]) -> None:
         """From now on, of what matches a stream's expression only what is from or to one of these."""
