@@ -69,8 +69,8 @@ HOOKED, BRIDGE, DELIVERY, NEIGHBOR = (
     "netfilter's hooks and tables", "a bridge's decision", "local delivery", "waiting for a MAC")
 SKB, SOCKET = ("sk_buff",), ("sock", "sk_buff")
 
-# Of a bridge's functions, those that tell what was decided: br_handle_frame_finish, which decides, comes before them or before
-# a drop, whose stack names it; and what br_nf_* have netfilter do is seen at its hooks.
+# Of a bridge's functions, those that tell what was decided: br_handle_frame_finish comes before them, or before a drop whose
+# stack names it; and what br_nf_* have netfilter do is seen at its hooks.
 CATALOGUE = (
     Probe("net_dev_queue", "devices that send", "on_device", Place.QUEUE, TRACEPOINT_WAYS, required=True),
     Probe("netif_receive_skb", "devices that receive", "on_device", Place.RECEIVE, TRACEPOINT_WAYS, required=True),
