@@ -214,9 +214,9 @@ int on_whole_hook(u64 *ctx) {
 #endif
 
 #ifdef TABLE_AT
-/* Behind a table of iptables-legacy: unsigned int ipt_do_table(void *table, struct sk_buff *, const struct nf_hook_state *), and
- * ip6t_do_table; before Linux 5.16 (44b5990e7b46, 8844e01062dd) the table came last. TABLE_NAME is the offset of xt_table.name.
- * Where the packet does not go on there is no event, as at a link; and none for nat, which a connection passes once. */
+/* Behind a table of iptables-legacy: unsigned int ipt_do_table(void *table, struct sk_buff *, const struct nf_hook_state *),
+ * and ip6t_do_table; before Linux 5.16 the table comes last. TABLE_NAME is the offset of xt_table.name. Where the packet does
+ * not go on there is no event, as at a link; and none for nat, which only a connection's first packets pass. */
 int on_table(u64 *ctx) {
   u8 name = 0;
   if ((u32)ctx[3] != 1) /* NF_ACCEPT */
