@@ -24,9 +24,10 @@ from tracer.kernel.probes import Probes
 from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 from tracer.topology import changes, netns
+from tracer.topology.directory import Claim
 from tracer.topology.engine import Engine as Client
 from tracer.topology.host import Host
-from tracer.topology.lives import Lives
+from tracer.topology.lives import Life, Lives
 from tracer.topology.watcher import Watcher
 
 MINE = f"dnt{os.getpid()}"
@@ -131,6 +132,24 @@ def test_the_first_named_namespace_brings_the_folder(monkeypatch: pytest.MonkeyP
         lives.close()
     assert [life.name for life in found] == ["one", "two"]
     assert found[1].netns == two
+
+
+def test_a_container_is_found_without_a_word_of_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it starts, which a busy engine says too late."""
+    monkeypatch.setattr(Lives, "_started", lambda *_arguments: None)
+    lives = Lives(netns.named, lambda: None, Client(engine.docker_host), engine.host_netns)
+    found: list[Life] = []
+    try:
+        engine.run("n3")
+        number = netns.identify(f"/proc/{engine.pid('n3')}/ns/net")
+        end = time.monotonic() + 5
+        while not found and time.monotonic() < end:
+            time.sleep(0.05)
+            found += [life for life in lives.take() if life.claim is Claim.GUEST]  # else it is a named one
+    finally:
+        lives.close()
+        engine.remove("n3")
+    assert [(life.name, life.netns) for life in found] == [("n3", number)]
 
 
 @pytest.fixture
