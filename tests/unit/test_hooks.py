@@ -67,6 +67,12 @@ def test_a_hook_as_a_whole_tells_tables_of_iptables_legacy_apart() -> None:
         (HOOK_TABLE + 3, ["filter", "nftables", "security"], False), (HOOK_ENDS, [], False)]
 
 
+def test_a_table_of_a_version_that_is_not_told_apart_is_told_with_others() -> None:
+    chains = tuple(replace(chain("forward", 0, "filter", family), legacy=True) for family in ("ip", "ip6"))
+    found = [p for p in whole_hooks(Namespace(1, "host", "", chains=chains), (4, 6), (4,)) if p.hook == "forward"]
+    assert [(p.slot, len(p.tables or ())) for p in found] == [(HOOK_BEGINS, 0), (HOOK_ENDS, 2)]
+
+
 def test_only_chains_of_the_packets_family() -> None:
     chains = chain("input", 0), chain("input", 0, "six", "ip6"), chain("input", 5, "both", "inet")
     assert points(*chains)["input"] == [(FIRST, [], False), (1, ["filter"], False), (6, ["both"], False)]

@@ -14,7 +14,7 @@ import pytest
 from tests.unit.trace import plain, write
 from tracer.capture.reader import Reader
 from tracer.cli.main import main
-from tracer.model.layout import HOOK_ENDS, Event, Place
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, HOOK_TABLE, Event, Place
 from tracer.model.probes import Batch
 
 MISSED = "its end was not seen: a rule queued the packet, or its event was missed"
@@ -58,6 +58,18 @@ def test_tables_of_iptables_legacy_are_told_apart(capsys: pytest.CaptureFixture[
     prerouting, forward = hops["prerouting"], hops["forward"]
     assert (names(prerouting["tables"]), prerouting["conntrack"]) == (["raw", "mangle", "nat"], "NEW")
     assert (forward["tables"], names(forward["stopped_at"])) == ([], ["mangle"])
+
+
+def test_behind_a_table_that_is_told_with_others_nothing_is_unknown(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def behind_raw(events: list[Event]) -> list[Event]:
+        found = [(at, event) for at, event in enumerate(events) if (event.place, event.slot) == (Place.HOOK, HOOK_BEGINS)]
+        for at, event in reversed(found):
+            events.insert(at + 1, event._replace(slot=HOOK_TABLE, first=0))
+        return events
+
+    hops = replayed(changed(tmp_path, behind_raw), capsys)["hops"]
+    assert names(next(hop for hop in hops if (hop["node"], hop["stage"]) == ("host", "prerouting"))["tables"]) == ["nat"]
 
 
 def changed(tmp_path: Path, change: Callable[[list[Event]], list[Event]]) -> Path:

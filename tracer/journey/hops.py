@@ -12,7 +12,7 @@ from tracer.journey.tracks import Tracks, device_name
 from tracer.journey.walks import Walks
 from tracer.model.frame import IPV4, IPV6
 from tracer.model.journey import Hop, Rewrite, Role, Stage, Table
-from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, Event, Function, Place
+from tracer.model.layout import HOOK_BEGINS, HOOK_ENDS, HOOK_TABLE, Event, Function, Place
 from tracer.model.probes import HOOKS, HookPoint, Machine
 from tracer.model.topology import Link, LinkKey, Namespace, Topology
 
@@ -221,7 +221,8 @@ class HopReader:
         """`behind`: what was seen of the packet afterwards, and its last event."""
         first, last = group[0], group[-1]
         bridge = self._topology.bridge(first.netns, first.ifindex)
-        points = [self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)) for e in group]
+        points = [point for e in group if (point := self._machine.hook_points.get((e.netns, HOOKS[e.hook], e.slot)))
+                  or not HOOK_TABLE <= e.slot < HOOK_ENDS]  # of a table that is told with others there is none
         stopped_at, missed = self._tables_behind(last), ""
         if HOOK_BEGINS <= last.slot < HOOK_ENDS and _went_on(behind):
             if HOOKS[first.hook] == "prerouting" and self._hops and self._hops[-1].stage is Stage.L2_LOCAL and any(

@@ -55,10 +55,8 @@ def whole_hooks(namespace: Namespace, versions: Iterable[int], legacy: Collectio
 
 def _legacy_slot(tables: tuple[Table, ...], versions: Collection[int]) -> int | None:
     """Of a link behind one table of iptables-legacy, in both versions of IP maybe, and nothing else."""
-    names = {table.table for table in tables if table.legacy and {"ip": 4, "ip6": 6}[table.family] in versions}
-    if len(names) != 1 or not all(table.legacy and table.table in names for table in tables):
-        return None
-    (name,) = names
+    names = {table.table if table.legacy and {"ip": 4, "ip6": 6}[table.family] in versions else "" for table in tables}
+    name = names.pop() if len(names) == 1 else ""
     return HOOK_TABLE + TABLES.index(name) if name in TABLES else None
 
 

@@ -61,8 +61,7 @@ class Lives:
         self._found: list[Life] = []
         self._names: dict[str, str] = {}  # of containers, by id; none where the engine does not know it
         self._wanted: set[int] = set()  # inodes
-        self._search_at: float | None = None  # monotonic s; None: there is no need
-        self._rested = 0.0  # not before
+        self._searching, self._search_at = False, 0.0  # there is need, but not before, monotonic s
         self._lock = threading.Lock()
         self._stop = False
         self._devices = netns.in_namespace(host, partial(changes.open_socket, changes.LINKS)) if engine and host else None
@@ -112,10 +111,12 @@ class Lives:
             if fd is not None:
                 waiting.register(fd, select.POLLIN)
         pending: dict[str, int] = {}  # files that are no namespaces yet -> since when, CLOCK_MONOTONIC ns
-        while not self._stop:
+        while True:
             if (events := self._connect()) is not None:
                 waiting.register(events, select.POLLIN)
             ready = {fd for fd, _event in waiting.poll(self._rest_ms(pending))}
+            if self._stop:
+                return
             now = time.monotonic_ns()
             if self._events and (heard := self._events.fileno()) in ready and not self._hear():
                 waiting.unregister(heard)
@@ -130,10 +131,11 @@ class Lives:
                 there = {os.path.basename(path) for path in self._known}
                 pending = {name: since for name, since in pending.items()
                            if name not in there and now < since + MOUNTED_NS}
-            if (self._wake in ready and os.read(self._wake, 1 << 16)) or (
-                    self._devices and self._devices.fileno() in ready and changes.drain(self._devices)):
-                self._search_at = self._search_at or self._rested
-            if self._search_at is not None and time.monotonic() >= self._search_at:
+            if self._wake in ready:
+                self._searching |= bool(os.read(self._wake, 1 << 16))
+            if self._devices and self._devices.fileno() in ready:
+                self._searching |= changes.drain(self._devices)
+            if self._searching and time.monotonic() >= self._search_at:
                 self._search()
 
     def _rest_ms(self, pending: Mapping[str, int]) -> float | None:
@@ -145,7 +147,7 @@ class Lives:
             found.append(FOLDER_MS)
         if self._engine and not self._events:
             found.append(1000 * max(self._reconnect[0] - now, 0))
-        if self._search_at is not None:
+        if self._searching:
             found.append(1000 * max(self._search_at - now, 0))
         return min(found, default=None)
 
@@ -226,8 +228,8 @@ class Lives:
         self._searched = set(found)
         if new:
             self._tell(new)
-        self._search_at, end = None, time.monotonic()
-        self._rested = end + SEARCH_REST * (end - begun)
+        end = time.monotonic()
+        self._searching, self._search_at = False, end + SEARCH_REST * (end - begun)
 
     def _containers(self) -> dict[tuple[int, str], str]:
         """Where they have namespaces of their own: (inode, id of the latest that came there) -> path."""
