@@ -152,30 +152,30 @@ class Reader:
         than nearly all have. Returns where the first other one begins."""
         if not self._ours:
             return start
-        events, shapes_of, form_of = self._events, self._shapes, self._forms.get  # locals: this loop is what an event costs
-        began, first, found = len(events), None, None
+        # locals: this loop is what an event costs
+        append, shapes_of, form_of = self._events.append, self._shapes.get, self._forms.get
+        began, first, last = len(self._events), start, start
         padded, packet = bytes(PACKET_BYTES), b""
         try:
             for _ in repeat(None, BATCH_EVENTS - began):
                 (size,) = _SIZE(buffer, start)
-                for shape in shapes_of.get(size, ()):
-                    this = shape.unpack(buffer, start)
-                    if shape.marks_of(this) == shape.marks:
+                for unpack, marks_of, marks in shapes_of(size, ()):
+                    this = unpack(buffer, start)
+                    if marks_of(this) == marks:
                         break
                 else:
                     this = self._new_shape(buffer, start).unpack(buffer, start)
-                if this[4] != packet:
-                    packet = this[4]
+                if this[2] != packet:
+                    packet = this[2]
                     padded = packet[:PACKET_BYTES].ljust(PACKET_BYTES, b"\0")
                 form = form_of(this[-2]) or self._form(this[-2])
-                events.append(_new(Event, this[-7:-2] + form[0] + (padded,) + form[1]))
-                found = this
-                first = first or found
+                append(_new(Event, this[-7:-2] + form[0] + (padded,) + form[1]))
+                last = start
                 start += size
         except (ValueError, struct.error):
             pass  # one that is not whole or not as most is handed out, and what is wrong is told with its place
-        if first and found:
-            self.counts.add_packets(len(events) - began, first[1:3], found[1:3])
+        if taken := len(self._events) - began:
+            self.counts.add_packets(taken, _TIME(buffer, first), _TIME(buffer, last))
         return start
 
     def _pass_over(self, buffer: bytes, start: int) -> int:
@@ -292,8 +292,8 @@ class Reader:
 class Shape(NamedTuple):
     """Of the blocks of packets that have the same options."""
 
-    unpack: Callable[[bytes, int], tuple[Any, ...]]  # mark, time (high, low), mark, packet, other marks, first members of
-    # the event, the rest of it, the last mark
+    unpack: Callable[[bytes, int], tuple[Any, ...]]  # two marks, packet, other marks, first members of the event, the
+    # rest of it, the last mark
     marks_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     marks: tuple[Any, ...]  # kind and size, the packet's length, kinds and lengths of the options, their end with the size
 
@@ -305,12 +305,12 @@ def _shape(block: bytes) -> Shape:
     at, end = 28 + captured + (-captured & 3), len(block) - 4
     if size != len(block) or _TAIL(block, end)[0] != size or captured < ETHERNET_BYTES:
         raise ValueError("no plain event")
-    form = f"=8s4xII4s4x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
-    places = [0, 3]
+    form = f"=8s12x4s4x{ETHERNET_BYTES}x{captured - ETHERNET_BYTES}s{-captured & 3}x"
+    places = [0, 1]
     while at + 4 <= end:
         code, length = _OPTION(block, at)
         size = length + (-length & 3)
-        places.append(len(places) + 3)
+        places.append(len(places) + 1)
         if code == CUSTOM:
             start = at + 4 + len(_OF_PACKET)
             rest = length - len(_OF_PACKET) - _FIRST.size

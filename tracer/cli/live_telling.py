@@ -103,8 +103,9 @@ class LiveTelling:
 
     def _show(self, journeys: list[Journey]) -> None:
         shown, topology = self._shown, self.assembler.topology
+        journeys = [owned(j, topology) for j in journeys]
         if any(j.end.result is not Result.DELIVERED for j in journeys):
-            journeys = explain([owned(j, topology) for j in journeys], topology, delivered=False)
+            journeys = explain(journeys, topology, delivered=False)
         for journey, branches in families(journeys):
             problem = self._problems.of(journey)
             if (shown.drops and not any(j.end.result is Result.DROPPED for j in (journey, *branches))) \

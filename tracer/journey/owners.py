@@ -6,10 +6,10 @@ None where nothing tells: a rule in a built-in chain may be anybody's. Names are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from tracer.model.journey import Journey, Rule
+from tracer.model.journey import Hop, Journey, Rule, of_way
 from tracer.model.topology import EngineNetwork, Topology
 
 DOCKER, PODMAN, PERSON = "Docker", "podman", "a person"
@@ -101,7 +101,7 @@ def owner(rule: Rule, topology: Topology) -> str | None:
 
 def owned(journey: Journey, topology: Topology) -> Journey:
     """The journey, with the owners of the rules that its packet met."""
-    if not any(hop.rules for hop in journey.hops) and not journey.end.rule:
+    if not _ruled(journey.hops) and not journey.end.rule:
         return journey
 
     def told(rule: Rule) -> Rule:
@@ -110,6 +110,11 @@ def owned(journey: Journey, topology: Topology) -> Journey:
     hops = tuple(hop._replace(rules=tuple(map(told, hop.rules))) if hop.rules else hop for hop in journey.hops)
     end = journey.end._replace(rule=told(journey.end.rule)) if journey.end.rule else journey.end
     return replace(journey, hops=hops, end=end)
+
+
+@of_way
+def _ruled(hops: Sequence[Hop]) -> bool:
+    return any(hop.rules for hop in hops)
 
 
 def _named(patterns: tuple[tuple[str, str], ...], name: str) -> str | None:

@@ -11,7 +11,7 @@ from tracer.journey.ends import Seen
 from tracer.journey.headers import mac
 from tracer.journey.teller import About, Teller
 from tracer.journey.templates import Ask, Templates
-from tracer.journey.tracks import DROP, FUNCTION, HOOK, QUEUE, Track
+from tracer.journey.tracks import DEVICES, DROP, FUNCTION, HOOK, QUEUE, Track
 from tracer.model.journey import Journey
 from tracer.model.layout import Event
 from tracer.model.probes import HOOKS, Batch, Machine
@@ -24,6 +24,7 @@ NAMING_NS = 1_000_000_000  # how long a journey is kept back for the name of wha
 BEHIND_NS = 5_000_000_000  # the longest, where a busy machine leaves no time to read the network
 DECIDED = (QUEUE, DROP, FUNCTION)  # where a bridge's decision may be told
 DEVICE = itemgetter(*map(Event._fields.index, ("netns", "ifindex")))
+LIKE = itemgetter(Event._fields.index("like"))
 REPLIES = {3, 4}  # IP_CT_ESTABLISHED_REPLY, IP_CT_RELATED_REPLY
 
 
@@ -32,7 +33,7 @@ class Stream(Teller):
         super().__init__(topology, machine, chosen_rules=True)
         self._armed = 0
         self._templates = Templates()
-        self._named: tuple[Topology | None, set[tuple[int, int]]] = (None, set())  # devices that have a name in it
+        self._named: tuple[Topology | None, set[object]] = (None, set())  # devices that have a name in it, and Event.like
         self._nameless: dict[LinkKey, int] = {}  # -> when it was first met, ns
 
     def armed(self, now: int) -> None:
@@ -69,9 +70,16 @@ class Stream(Teller):
         if topology is not self._named[0]:
             self._named = (topology, set())
         named = self._named[1]
+        if not track.copies and named.issuperset(map(LIKE, track.events)):
+            return False
         met = {DEVICE(event) for branch in (track, *track.copies) for event in branch.events} - named
         without = {key for key in met if not self._has_name(LinkKey(*key), topology)}
+        if len(named) > DEVICES:
+            named.clear()
         named |= met - without
+        if not without:
+            named |= set(map(LIKE, track.events)) - {None}
+            return False
         return any(now - self._nameless.setdefault(LinkKey(*key), now) < NAMING_NS for key in without)
 
     def _tell(self, track: Track) -> list[Journey]:

@@ -5,7 +5,7 @@ other times. Reading them anew costs several times as much.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -17,7 +17,7 @@ from tracer.model.layout import ALIKE, Event
 
 KEPT = 1024
 _new = tuple.__new__  # without the arguments' names, which take their time
-_TIME = itemgetter(0)
+_TIME, _CONNTRACK, _PACKET, _LIKE = map(itemgetter, map(Event._fields.index, ("time", "conntrack", "packet", "like")))
 Ask = Callable[[int], Hashable]  # asked for a time, CLOCK_MONOTONIC ns
 
 
@@ -39,39 +39,62 @@ class _Template:
                        like.wall_ns + begun - self.first, track.lost, track.lost == 0, frame=frame(track.events[0]))
 
 
+@dataclass(slots=True, eq=False)
+class _Way:
+    """Of packets with events alike."""
+
+    asks: list[tuple[int, Ask]]  # by the number of the event
+    protocol: int | None  # of all events; None: there are several, or route lookups
+    known: dict[Hashable, _Template | None] = field(default_factory=dict)
+
+    def marks(self, events: Sequence[Event]) -> list[bytes | None]:
+        """What the meaning of each event's packet depends on; None for one that may have a meaning of its own."""
+        if self.protocol is None:
+            return [e.packet[:64] if e.place == ROUTE else _headers(e.protocol, e.packet) for e in events]
+        packets = list(map(_PACKET, events))  # the same at most places
+        found = {packet: _headers(self.protocol, packet) for packet in set(packets)}
+        return [found[packet] for packet in packets]
+
+
 class Templates:
     """Of what was read in one context: another one, another set of templates."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, _Template | None] = {}
-        self._asks: dict[tuple[object, ...], list[tuple[int, Ask]]] = {}  # by the same of its events
+        self._ways: dict[tuple[object, ...], _Way] = {}
+        self._count = 0  # of templates
         self._context: tuple[object, ...] = ()
 
     def journey(self, track: Track, context: tuple[object, ...], asks: Callable[[Event], Ask | None],
                 read: Callable[[], Journey]) -> Journey:
         """What read() says of this packet that has no copies, or would. `context`: what it reads besides, compared by
         identity but for numbers; `asks`: what it asks about an event that has other answers at other times."""
-        if len(self._known) >= KEPT or len(context) != len(self._context) or any(
+        if self._count >= KEPT or len(self._ways) >= KEPT or len(context) != len(self._context) or any(
                 now is not then and (not isinstance(now, int) or now != then)
                 for now, then in zip(context, self._context, strict=True)):
-            self._known.clear()
-            self._asks.clear()
+            self._ways.clear()
+            self._count = 0
             self._context = context
         ordered = sorted([*track.events, *track.routes], key=_TIME)
-        marks = [event.packet[:64] if event.place == ROUTE else _headers(event.protocol, event.packet) for event in ordered]
+        likes = tuple(map(_LIKE, ordered))
+        if None in likes:
+            likes = tuple([event.like or ALIKE(event) for event in ordered])
+        way = self._ways.get(likes)
+        if way is None:
+            protocols = {event.protocol for event in ordered}
+            alike = len(protocols) == 1 and not track.routes
+            way = self._ways[likes] = _Way([(at, ask) for at, event in enumerate(ordered) if (ask := asks(event))],
+                                           protocols.pop() if alike else None)
+        marks = way.marks(ordered)
         if None in marks:
             return read()
-        way = tuple([event.like or ALIKE(event) for event in ordered])
-        asked = self._asks.get(way)
-        if asked is None:
-            asked = self._asks[way] = [(at, ask) for at, event in enumerate(ordered) if (ask := asks(event))]
-        times = [event[0] for event in ordered]
-        key = way, *marks, *[event.conntrack != 0 for event in ordered], *[ask(times[at]) for at, ask in asked]
-        if key not in self._known:
+        times = list(map(_TIME, ordered))
+        key = *marks, *map(bool, map(_CONNTRACK, ordered)), *[ask(times[at]) for at, ask in way.asks]
+        if key not in way.known:
             journey = read()
-            self._known[key] = _template(journey, times)
+            way.known[key] = _template(journey, times)
+            self._count += 1
             return journey
-        template = self._known[key]
+        template = way.known[key]
         return template.again(times, track) if template else read()
 
 
