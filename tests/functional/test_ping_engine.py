@@ -186,10 +186,7 @@ def test_a_flood_is_one_journey_with_its_other_copies(ping: Ping, engine: Engine
     """The bridge lost c2's row, the sender still has its MAC: the request goes to every port, and c2's branch is the way."""
     extra("third")
     read(ping("c1", "c2", "-c", "1", "--json"))
-    mac = engine.docker("inspect", "-f", "{{.NetworkSettings.MacAddress}}", "c2")
-    port = next(line.split()[2] for line in engine.on_host("bridge", "fdb", "show", "br", "docker0").stdout.splitlines()
-                if line.startswith(mac))
-    assert engine.on_host("bridge", "fdb", "del", mac, "dev", port, "master").returncode == 0
+    mac = forget_c2(engine)
     output = read(ping("c1", "c2", "-c", "1", "--json"))
     request = output.only("request")
     assert output.way(request) == [h.replace("l2_forward", "l2_flood") for h in switched("c1", "c2")]
@@ -197,6 +194,25 @@ def test_a_flood_is_one_journey_with_its_other_copies(ping: Ping, engine: Engine
     assert output.way(output.only("reply")) == switched("c2", "c1")
     ends = {(copy["end"]["node"], copy["end"]["result"], copy["end"]["reason"]) for copy in output.of("copy", 1)}
     assert ("third", "dropped", "OTHERHOST") in ends
+
+
+def test_a_flooded_packet_that_a_socket_takes_arrives(ping: Ping, engine: Engine) -> None:
+    """The host's request goes to c1 itself, and to c2 a copy, which has lost its device when it ends."""
+    read(ping("host", "c2", "-c", "1", "--json"))
+    forget_c2(engine)
+    output = read(ping("host", "c2", "--tcp", "80", "-c", "1", "--json"))
+    end = output.only("request")["end"]
+    assert (end["result"], end["node"]) == ("delivered", "c2")
+    assert "host docker0 l2_flood switch" in output.way(output.only("request"))
+
+
+def forget_c2(engine: Engine) -> str:
+    """The bridge's row for its MAC."""
+    mac = engine.docker("inspect", "-f", "{{.NetworkSettings.MacAddress}}", "c2")
+    port = next(line.split()[2] for line in engine.on_host("bridge", "fdb", "show", "br", "docker0").stdout.splitlines()
+                if line.startswith(mac))
+    assert engine.on_host("bridge", "fdb", "del", mac, "dev", port, "master").returncode == 0
+    return mac
 
 
 def test_a_promiscuous_bridge_makes_a_copy_for_the_host(ping: Ping, engine: Engine) -> None:

@@ -112,3 +112,11 @@ sys.exit(main([{command!r}, {str(path)!r}]))
     done = subprocess.run([*powerless, sys.executable, "-c", code], cwd=CHECKOUT, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "c1" in done.stdout
+
+
+def test_a_flooded_packet_is_told_by_the_branch_that_a_socket_took(capsys: pytest.CaptureFixture[str]) -> None:
+    """`ping host c2 --tcp 80` in the lab, whose bridge has no row for c2: a socket's packet has lost its device."""
+    main(["replay", str(Path(__file__).parent / "traces/flooded_tcp.pcapng"), "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    ends = [(row["kind"], row["end"]["result"], row["end"]["node"]) for row in rows if row["type"] == "journey"]
+    assert ends[:2] == [("request", "delivered", "c2"), ("copy", "dropped", "c1")]

@@ -153,8 +153,8 @@ class Teller(ABC):
 
     def _reached(self, track: Track) -> bool:
         """Did this branch get to where the packet was meant to go?"""
-        last, goal = track.events[-1], self._goal(track)
-        return last.netns == goal and (last.place in ENDS or is_taken(last))
+        last = track.events[-1]
+        return _where(track.events) == self._goal(track) and (last.place in ENDS or is_taken(last))
 
     def _goal(self, track: Track) -> int | None:
         """The namespace that the packet is meant for; None where nobody known has its destination address."""
@@ -171,7 +171,7 @@ class Teller(ABC):
         reader = HopReader(self._tracks, machine, flooded, self._walks)
         hops = reader.read(events, routes)
         begun = reader.begun
-        netns = next((e.netns for e in reversed(events) if e.netns), 0)  # a socket's skb has lost its device
+        netns = _where(events)
         seen = self._seen(what, netns, topology.namespaces.get(netns))
         end = conclude(events, begun, hops, topology, machine, seen)
         end = end._replace(rule=stopped_by(end, hops))
@@ -189,3 +189,8 @@ class Teller(ABC):
             target=topology.node(goal) if goal else None, parent=parent,
             wall_ns=begun + machine.clock_offset_ns, lost_events=track.lost,
             complete=track.lost == 0, frame=frame(track.events[0]))
+
+
+def _where(events: list[Event]) -> int:
+    """The namespace in which the packet was last seen: a socket's skb has lost its device."""
+    return next((event.netns for event in reversed(events) if event.netns), 0)

@@ -23,7 +23,7 @@ ENDS = (DROP, CONSUME)
 LARGE = 64  # packets beyond their device's MTU that are remembered, for the segments that they are cut into
 DEVICES = 4096  # that packets met, before those of namespaces that are gone are forgotten
 LOOKUPS = 16  # kept for packets that are yet to be seen, a CPU
-LOOKUP_NS = 50_000_000  # from a lookup to its packet's first sight, on the same CPU
+LOOKUP_NS = 1_000_000_000  # from a lookup to its packet's first sight, on the same CPU, which may be busy
 
 
 @dataclass(slots=True, eq=False)
