@@ -13,7 +13,17 @@ from typing import Any, Protocol
 import pytest
 
 from tests.conftest import missing
-from tests.functional.engine import BASE, NETNS, OURS, Engine, EngineMissing, clear_leftovers, mounts, private_engine
+from tests.functional.engine import (
+    BASE,
+    NETNS,
+    OURS,
+    PATIENCE,
+    Engine,
+    EngineMissing,
+    clear_leftovers,
+    mounts,
+    private_engine,
+)
 
 CHECKOUT = Path(__file__).parents[2]
 # `sudo ./scripts/engines podman` makes a root with Podman, and runs it
@@ -50,7 +60,7 @@ def call(*args: str, netns: str | None = None, env: Mapping[str, str] | None = N
     enter = ["nsenter", f"--net={netns}"] if netns else []
     defaults: dict[str, Any] = {"cwd": CHECKOUT, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                                 "stderr": subprocess.PIPE, "text": True}
-    return subprocess.run([*enter, *program(), *args], env=env, timeout=timeout, **defaults | kw)
+    return subprocess.run([*enter, *program(), *args], env=env, timeout=timeout * PATIENCE, **defaults | kw)
 
 
 @pytest.fixture(scope="session")

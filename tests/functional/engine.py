@@ -38,8 +38,9 @@ exec chroot {} /usr/bin/docker "$@"
 """
 # Not chroot: `docker exec` enters a container's mount namespace by that namespace's own root.
 WITHIN = ("unshare", "--mount", "sh", "-c", 'cd "$0" && pivot_root . mnt && umount -l /mnt && exec "$@"')
-START_SECONDS = 60
-STOP_SECONDS = 20
+PATIENCE = 10 if "DNETTRACE_VM" in os.environ else 1  # of scripts/kernels: so much slower is an emulated machine
+START_SECONDS = 60 * PATIENCE
+STOP_SECONDS = 20 * PATIENCE
 
 
 class EngineMissing(Exception):
@@ -78,7 +79,7 @@ class Engine:
 
     def docker(self, *args: str, timeout: float = 60) -> str:
         """Output of the client, without the final newline. Raises RuntimeError with what it said when it fails."""
-        done = subprocess.run(["docker", *args], env=self.env(), text=True, capture_output=True, timeout=timeout,
+        done = subprocess.run(["docker", *args], env=self.env(), text=True, capture_output=True, timeout=timeout * PATIENCE,
                               stdin=subprocess.DEVNULL)
         if done.returncode:
             raise RuntimeError(f"docker {' '.join(args)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -121,7 +122,7 @@ class Engine:
 
 def in_netns(netns: str, *argv: str, **kw: Any) -> subprocess.CompletedProcess[str]:
     # Not `ip netns exec`: that mounts a new /sys, which hides the cgroups that an engine needs.
-    defaults: dict[str, Any] = {"text": True, "capture_output": True, "timeout": 60, "stdin": subprocess.DEVNULL}
+    defaults: dict[str, Any] = {"text": True, "capture_output": True, "timeout": 60 * PATIENCE, "stdin": subprocess.DEVNULL}
     return subprocess.run(["nsenter", f"--net={netns}", *argv], **defaults | kw)
 
 

@@ -39,6 +39,16 @@ def test_an_end_closes_a_track() -> None:
     assert all(track.ended == (track.events[-1].place in (Place.DROP, Place.CONSUME)) for track in tracks.live)
 
 
+def test_a_lookup_waits_for_its_packet_while_others_come_in_between() -> None:
+    recording = load("one_bridge")
+    lookup, first, *rest = recording.events
+    assert (lookup.place, first.place) == (Place.ROUTE, Place.HOOK)
+    other = first._replace(journey=1, caller=1, time=first.time - 1)
+    tracks = Tracks(recording.topology)
+    tracks.feed(Batch([lookup, other, first, *rest], 0))
+    assert [track.routes[:1] for track in tracks.live[:2]] == [[], [lookup]]
+
+
 def test_the_bridge_learns_from_frames_that_were_seen_before() -> None:
     recording = load("one_bridge")
     host = replace(recording.topology.namespaces[recording.topology.host], fdb=())

@@ -337,9 +337,11 @@ class Tracks:
         first = track.events[0]
         if first.place not in (HOOK, QUEUE) or track.parent:
             return
-        for lookup in self._lookups.pop(first.cpu, ()):
-            if lookup.caller == first.caller and first.time - lookup.time < LOOKUP_NS and _goes_to(first, lookup):
-                track.routes.append(lookup)
+        recent = [lookup for lookup in self._lookups.pop(first.cpu, ()) if first.time - lookup.time < LOOKUP_NS]
+        mine = [lookup for lookup in recent if lookup.caller == first.caller and _goes_to(first, lookup)]
+        track.routes += mine
+        if others := [lookup for lookup in recent if lookup not in mine]:  # their packets come later
+            self._lookups[first.cpu] = deque(others, LOOKUPS)
 
     def _original_of(self, first: Event) -> Track | None:
         """The packet that this is a copy of: it was first seen where bridges make them, and its original is alive."""
