@@ -38,7 +38,7 @@ exec chroot {} /usr/bin/docker "$@"
 """
 # Not chroot: `docker exec` enters a container's mount namespace by that namespace's own root.
 WITHIN = ("unshare", "--mount", "sh", "-c", 'cd "$0" && pivot_root . mnt && umount -l /mnt && exec "$@"')
-PATIENCE = 10 if "DNETTRACE_VM" in os.environ else 1  # of scripts/kernels: so much slower is an emulated machine
+PATIENCE = 5 if "DNETTRACE_VM" in os.environ else 1  # of scripts/kernels: so much slower is an emulated machine
 START_SECONDS = 60 * PATIENCE
 STOP_SECONDS = 20 * PATIENCE
 

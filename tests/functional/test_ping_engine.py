@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -186,8 +187,8 @@ def test_a_flood_is_one_journey_with_its_other_copies(ping: Ping, engine: Engine
     """The bridge lost c2's row, the sender still has its MAC: the request goes to every port, and c2's branch is the way."""
     extra("third")
     read(ping("c1", "c2", "-c", "1", "--json"))
-    mac = forget_c2(engine)
-    output = read(ping("c1", "c2", "-c", "1", "--json"))
+    with unlearned(engine) as mac:
+        output = read(ping("c1", "c2", "-c", "1", "--json"))
     request = output.only("request")
     assert output.way(request) == [h.replace("l2_forward", "l2_flood") for h in switched("c1", "c2")]
     assert f"to every port (no fdb row for {mac})" in next(h["detail"] for h in request["hops"] if h["role"])
@@ -199,20 +200,25 @@ def test_a_flood_is_one_journey_with_its_other_copies(ping: Ping, engine: Engine
 def test_a_flooded_packet_that_a_socket_takes_arrives(ping: Ping, engine: Engine) -> None:
     """The host's request goes to c1 itself, and to c2 a copy, which has lost its device when it ends."""
     read(ping("host", "c2", "-c", "1", "--json"))
-    forget_c2(engine)
-    output = read(ping("host", "c2", "--tcp", "80", "-c", "1", "--json"))
+    with unlearned(engine):
+        output = read(ping("host", "c2", "--tcp", "80", "-c", "1", "--json"))
     end = output.only("request")["end"]
     assert (end["result"], end["node"]) == ("delivered", "c2")
     assert "host docker0 l2_flood switch" in output.way(output.only("request"))
 
 
-def forget_c2(engine: Engine) -> str:
-    """The bridge's row for its MAC."""
+@contextmanager
+def unlearned(engine: Engine) -> Iterator[str]:
+    """Without the bridge's row for c2's MAC, which any packet of c2's would bring back."""
     mac = engine.docker("inspect", "-f", "{{.NetworkSettings.MacAddress}}", "c2")
     port = next(line.split()[2] for line in engine.on_host("bridge", "fdb", "show", "br", "docker0").stdout.splitlines()
                 if line.startswith(mac))
-    assert engine.on_host("bridge", "fdb", "del", mac, "dev", port, "master").returncode == 0
-    return mac
+    assert engine.on_host("bridge", "link", "set", "dev", port, "learning", "off").returncode == 0
+    try:
+        assert engine.on_host("bridge", "fdb", "del", mac, "dev", port, "master").returncode == 0
+        yield mac
+    finally:
+        engine.on_host("bridge", "link", "set", "dev", port, "learning", "on")
 
 
 def test_a_promiscuous_bridge_makes_a_copy_for_the_host(ping: Ping, engine: Engine) -> None:
