@@ -181,8 +181,6 @@ def test_an_engine_that_does_not_run(dnettrace: Dnettrace, engine: Engine) -> No
     assert done.stderr.count("\n") == 1
 
 
-
-
 def test_a_flood_is_one_journey_with_its_other_copies(ping: Ping, engine: Engine, extra: Callable[..., None]) -> None:
     """The bridge lost c2's row, the sender still has its MAC: the request goes to every port, and c2's branch is the way."""
     extra("third")
@@ -209,7 +207,7 @@ def test_a_flooded_packet_that_a_socket_takes_arrives(ping: Ping, engine: Engine
 
 @contextmanager
 def unlearned(engine: Engine) -> Iterator[str]:
-    """Without the bridge's row for c2's MAC, which any packet of c2's would bring back."""
+    """Without the bridge's row for c2's MAC, which any packet of c2's would bring back; it is back afterwards."""
     mac = engine.docker("inspect", "-f", "{{.NetworkSettings.MacAddress}}", "c2")
     port = next(line.split()[2] for line in engine.on_host("bridge", "fdb", "show", "br", "docker0").stdout.splitlines()
                 if line.startswith(mac))
@@ -219,6 +217,7 @@ def unlearned(engine: Engine) -> Iterator[str]:
         yield mac
     finally:
         engine.on_host("bridge", "link", "set", "dev", port, "learning", "on")
+        assert engine.on_host("bridge", "fdb", "replace", mac, "dev", port, "master", "dynamic").returncode == 0
 
 
 def test_a_promiscuous_bridge_makes_a_copy_for_the_host(ping: Ping, engine: Engine) -> None:
