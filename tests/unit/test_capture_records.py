@@ -14,8 +14,9 @@ import pytest
 from tests.unit.recording import load
 from tests.unit.trace import items, plain
 from tracer.capture import pcapng
+from tracer.capture.comments import flow_of
 from tracer.capture.reader import Reader
-from tracer.capture.records import RecordWriter, header_bytes
+from tracer.capture.records import FLOWS, Flows, RecordWriter, header_bytes
 from tracer.capture.writer import Writer
 from tracer.cli.recording import unknown
 from tracer.kernel.ring import RECORD
@@ -97,6 +98,26 @@ def packets(data: bytes) -> list[tuple[Any, ...]]:
             found.append((names[number], time, block.body[16:20], frame_bytes,
                           sorted(option for option in options if option[0] != pcapng.CUSTOM)))
     return found
+
+
+def test_flows_are_those_of_the_last_packets() -> None:
+    event = next(event for event in load("one_bridge").events if event.protocol == frame.IPV4)
+    was = flow_of(event.protocol, event.captured, event.packet[:64])
+    flows, many = Flows(), 2 * FLOWS + 5
+
+    def keep(journeys: Any, value: int) -> None:
+        count = len(journeys)
+        flows.keep(journeys, numpy.full(count, value, numpy.uint64), numpy.full(count, event.protocol),
+                   numpy.full(count, event.captured), numpy.tile(numpy.frombuffer(event.packet, numpy.uint8), (count, 1)))
+
+    for begin in range(1, many, 1000):
+        keep(numpy.arange(begin, min(begin + 1000, many), dtype=numpy.uint64), 7)
+    asked = numpy.array([many - 1, many - FLOWS, many - FLOWS - 1, 1, many], numpy.uint64)
+    assert flows.changed(asked, numpy.full(5, 7, numpy.uint64)) == {}
+    assert flows.changed(asked, numpy.full(5, 8, numpy.uint64)) == {0: was, 1: was}  # the others are forgotten, or new
+    keep(asked[:1], 8)
+    assert flows.changed(asked[:1], numpy.full(1, 8, numpy.uint64)) == {}
+    assert was
 
 
 def test_headers_of_many_as_of_one() -> None:

@@ -7,7 +7,6 @@ Those that say more to a person (drops, rewrites) are made one by one, as the Wr
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,16 +14,15 @@ import numpy
 
 from tracer.capture import layout, pcapng
 from tracer.capture.comments import Flow, flow_of
-from tracer.capture.writer import DIRECTION, Writer, custom
+from tracer.capture.writer import DIRECTION, NUMBERS, Writer, custom
 from tracer.model.frame import ETHERNET_BYTES, FRAGMENT, ICMP, ICMP_ERRORS, ICMPV6, IPV4, IPV6, TCP, UDP
-from tracer.model.layout import EVENT, PACKET_BYTES, TUPLES, Event, Place
+from tracer.model.layout import EVENT, PACKET_BYTES, STACK_DEPTH, TUPLES, Event, Place
 from tracer.model.probes import Batch
 
 HEAD = layout.EVENT_HEAD.size
 PACKET_AT, TAIL_AT = HEAD, EVENT.size  # in a record
 FLOW_BYTES = 64  # of a packet, with addresses and ports
-FLOWS = 1 << 16  # journeys whose addresses are remembered
-ENDS = (Place.DROP, Place.CONSUME)
+FLOWS = 1 << 16  # packets whose addresses are remembered
 
 Records = Any  # numpy's array of kernel/ring.py's RECORD
 Array = Any
@@ -44,6 +42,33 @@ def begun(records: Records) -> int:
     return int(numpy.count_nonzero((records["first"] != 0) & (records["place"] != Place.ROUTE)))
 
 
+class Flows:
+    """The beginnings of packets of the last journeys, with a hash of what addresses and ports they have."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, int] = {}  # journey -> its row below, until that is another's
+        self._journeys, self._hashes = numpy.zeros(FLOWS, numpy.uint64), numpy.zeros(FLOWS, numpy.uint64)
+        self._protocols, self._captured = numpy.zeros(FLOWS, numpy.int64), numpy.zeros(FLOWS, numpy.int64)
+        self._packets: Array = numpy.zeros((FLOWS, FLOW_BYTES), numpy.uint8)
+        self._next = 0
+
+    def changed(self, journeys: Array, hashes: Array) -> dict[int, Flow | None]:
+        """Which of these were kept with another hash -> what they had."""
+        slots = numpy.array([self._slots.get(journey, 0) for journey in journeys.tolist()], numpy.intp)
+        differs = (self._journeys[slots] == journeys) & (self._hashes[slots] != hashes)
+        return {index: flow_of(int(self._protocols[slots[index]]), int(self._captured[slots[index]]),
+                               self._packets[slots[index]].tobytes()) for index in numpy.flatnonzero(differs).tolist()}
+
+    def keep(self, journeys: Array, hashes: Array, protocols: Array, captured: Array, packets: Array) -> None:
+        slots = numpy.arange(self._next, self._next + len(journeys)) % FLOWS
+        self._next += len(journeys)
+        self._journeys[slots], self._hashes[slots], self._protocols[slots] = journeys, hashes, protocols
+        self._captured[slots], self._packets[slots] = captured, packets[:, :FLOW_BYTES]
+        self._slots.update(zip(journeys.tolist(), slots.tolist(), strict=True))
+        if len(self._slots) > 2 * FLOWS:
+            self._slots = {journey: slot for journey, slot in self._slots.items() if self._journeys[slot] == journey}
+
+
 class RecordWriter(Writer):
     """A Writer of records. `stack_of` names the functions of a stack, `events` makes objects of records, `snaplen` is as
     cut() has it."""
@@ -54,11 +79,10 @@ class RecordWriter(Writer):
         self._stack_of, self._events, self._snaplen = stack_of, events, snaplen
         self._raw_stacks: dict[bytes, bytes] = {}  # addresses -> the numbers of their symbols
         self._hashed_places: dict[int, int] = {}  # -> interface, with the names that are known now
-        # journey -> hash, packet's beginning, protocol, captured
-        self._flows: OrderedDict[int, tuple[int, bytes, int, int]] = OrderedDict()
+        self._flows = Flows()
         self._templates: dict[int, Template] = {}
         self._out: Array = numpy.empty(0, numpy.uint8)
-        self._factors = numpy.random.default_rng().integers(1 << 32, 1 << 63, 8, numpy.uint64) | numpy.uint64(1)
+        self._factors = numpy.random.default_rng().integers(1 << 32, 1 << 63, STACK_DEPTH, numpy.uint64) | numpy.uint64(1)
 
     def records(self, records: Records, rest: Batch) -> None:
         """One batch: `records`, which are cut, and what else it says."""
@@ -89,6 +113,9 @@ class RecordWriter(Writer):
         for at, value in DIRECTION.items():
             direction[place == at] = value
         depth = numpy.where(hook, 0, records["depth"]).astype(numpy.int64)
+        # on the wire, with a link header, which what waits for its MAC has not
+        length = numpy.maximum(records["length"].astype(numpy.int64) + ETHERNET_BYTES * (place != Place.QUEUE),
+                               ETHERNET_BYTES + captured)
         shape = captured | depth << 8 | direction << 16 | hook.astype(numpy.int64) << 18 | route.astype(numpy.int64) << 19
 
         alone = self._rewritten(records, packets, captured, (place != Place.DROP) & ~route)
@@ -111,8 +138,8 @@ class RecordWriter(Writer):
                 sizes[chosen] = len(made[-1 - one])
                 continue
             mine = raw.take(chosen, axis=0)  # not `records`, whose fields would be copied one by one
-            rows = self._rows(one, mine.view(records.dtype)[:, 0], mine, times[chosen], interfaces[chosen], numbers[chosen],
-                              before)
+            rows = self._rows(one, mine.view(records.dtype)[:, 0], mine, times[chosen], interfaces[chosen], length[chosen],
+                              numbers[chosen], before)
             sizes[chosen] = rows.shape[1]
             groups.append((chosen, rows))
         ends = numpy.cumsum(sizes)
@@ -133,8 +160,8 @@ class RecordWriter(Writer):
             self._out = numpy.empty(size + size // 4, numpy.uint8)
         return self._out[:size]
 
-    def _rows(self, shape: int, records: Records, raw: Array, times: Array, interfaces: Array, numbers: Array,
-              before: list[bytes]) -> Array:
+    def _rows(self, shape: int, records: Records, raw: Array, times: Array, interfaces: Array, length: Array,
+              numbers: Array, before: list[bytes]) -> Array:
         """The blocks of events that have one layout."""
         captured, depth, hook, route = shape & 0xFF, shape >> 8 & 0xFF, shape >> 18 & 1, shape >> 19
         template = self._templates.get(shape)
@@ -145,12 +172,12 @@ class RecordWriter(Writer):
         words = rows.view(numpy.uint32)
         words[:, 2], words[:, 3], words[:, 4] = interfaces, times >> numpy.uint64(32), times & numpy.uint64(0xFFFFFFFF)
         if not route:
-            length = records["length"].astype(numpy.int64) + ETHERNET_BYTES * (records["place"] != Place.QUEUE)
-            words[:, 6] = numpy.clip(length, ETHERNET_BYTES + captured, 0xFFFFFFFF)
+            words[:, 6] = numpy.minimum(length, 0xFFFFFFFF)
             data, behind = template.data, template.data + ETHERNET_BYTES
             rows[:, data:behind] = records["ethernet"]
             bare = ~records["ethernet"].any(axis=1)
-            rows[bare, behind - 2], rows[bare, behind - 1] = records["protocol"][bare] >> 8, records["protocol"][bare] & 0xFF
+            if bare.any():
+                rows[bare, behind - 2], rows[bare, behind - 1] = divmod(records["protocol"][bare], 256)
             rows[:, behind:behind + captured] = raw[:, PACKET_AT:PACKET_AT + captured]
             words[:, template.number // 4], words[:, template.number // 4 + 1] = \
                 numbers & numpy.uint64(0xFFFFFFFF), numbers >> numpy.uint64(32)
@@ -158,8 +185,10 @@ class RecordWriter(Writer):
         rows[:, template.head:at] = raw[:, :HEAD]
         behind = at + layout.FRAME_COUNT.size + 2 * depth
         if depth:
-            packed = b"".join([self._raw_stack(stack, before) for stack in _split(raw[:, TAIL_AT:TAIL_AT + 8 * depth])])
-            rows[:, at:behind] = numpy.frombuffer(packed, numpy.uint8).reshape(len(rows), -1)
+            stacks = numpy.ascontiguousarray(raw[:, TAIL_AT:TAIL_AT + 8 * depth]).view(numpy.uint64)
+            _hashes, first, which = numpy.unique(stacks @ self._factors[:depth], return_index=True, return_inverse=True)
+            packed = b"".join([self._raw_stack(stacks[index].tobytes(), before) for index in first.tolist()])
+            rows[:, at:behind] = numpy.frombuffer(packed, numpy.uint8).reshape(len(first), -1)[which]
         if hook:
             rows[:, behind:behind + TUPLES.size] = raw[:, TAIL_AT:TAIL_AT + TUPLES.size]
         elif route:
@@ -185,11 +214,13 @@ class RecordWriter(Writer):
     def _numbers_of(self, journeys: Array, route: Array) -> Array:
         """For a person, in the order of first sight."""
         unique, first, which = numpy.unique(numpy.where(route, 0, journeys), return_index=True, return_inverse=True)
-        found = numpy.zeros(len(unique), numpy.uint64)
-        known = unique.tolist()
-        for index in numpy.argsort(first).tolist():
-            if known[index]:
-                found[index] = self._number(known[index])
+        numbers = self._numbers
+        new = [journey for journey in unique[numpy.argsort(first)].tolist() if journey and journey not in numbers]
+        numbers.update(zip(new, range(self._journeys + 1, self._journeys + 1 + len(new)), strict=True))
+        self._journeys += len(new)
+        found = numpy.array([numbers.get(journey, 0) for journey in unique.tolist()], numpy.uint64)
+        while len(numbers) > NUMBERS:
+            numbers.popitem(last=False)
         return found[which]
 
     def _interfaces_of(self, records: Records, route: Array, before: list[bytes]) -> Array:
@@ -217,7 +248,7 @@ class RecordWriter(Writer):
         total = numpy.zeros(len(columns[0]), numpy.uint64)
         for column, factor in zip(columns, self._factors, strict=False):
             product = column.astype(numpy.uint64) * factor
-            total = (total ^ product ^ product >> numpy.uint64(29)) * self._factors[7]
+            total += (product ^ product >> numpy.uint64(29)) * self._factors[-1]
         return total
 
     def _rewritten(self, records: Records, packets: Array, captured: Array, of_interest: Array) -> dict[int, Flow]:
@@ -231,8 +262,10 @@ class RecordWriter(Writer):
         ports = numpy.where(with_ports, _gather(packets, at, 4), 0)
         addresses = numpy.ascontiguousarray(packets[:, 8:40]).view(numpy.uint64)
         four = numpy.ascontiguousarray(packets[:, 12:20]).view(numpy.uint64)[:, 0]
-        rest = (numpy.where(v4, 0, addresses[:, n]) for n in (1, 2, 3))
-        hashes = self._hash(numpy.where(v4, four, addresses[:, 0]), *rest, ports, with_ports)
+        columns = [ports, with_ports, numpy.where(v4, four, addresses[:, 0])]
+        if v6.any():  # a column of zeros changes no hash
+            columns += [numpy.where(v4, 0, addresses[:, n]) for n in (1, 2, 3)]
+        hashes = self._hash(*columns)
         chosen = numpy.flatnonzero(of_interest & (v4 | v6))
         chosen = chosen[numpy.argsort(records["journey"][chosen], kind="stable")]
         journeys, mine = records["journey"][chosen], hashes[chosen]
@@ -246,22 +279,11 @@ class RecordWriter(Writer):
         found: dict[int, Flow | None] = {}
         for at_index in numpy.flatnonzero(~begins & (mine != numpy.roll(mine, 1))).tolist():
             found[int(chosen[at_index])] = flow(int(chosen[at_index - 1]))
-        first = zip(chosen[begins].tolist(), journeys[begins].tolist(), mine[begins].tolist(), strict=True)
-        for index, journey, now in first:
-            known = self._flows.get(journey)
-            if known and known[0] != now:
-                found[index] = flow_of(known[2], known[3], known[1])
+        changed = self._flows.changed(journeys[begins], mine[begins])
+        found |= {int(chosen[begins][index]): was for index, was in changed.items()}
         last = chosen[ends]
-        over = numpy.isin(records["place"][last], ENDS)
-        for journey in journeys[ends][over].tolist():
-            self._flows.pop(journey, None)
-        last = last[~over]
-        for journey, now, packet, *what in zip(journeys[ends][~over].tolist(), mine[ends][~over].tolist(),
-                                               _split(packets[last][:, :FLOW_BYTES]), protocol[last].tolist(),
-                                               captured[last].tolist(), strict=True):
-            self._flows[journey] = (now, packet, what[0], what[1])
-        while len(self._flows) > FLOWS:
-            self._flows.popitem(last=False)
+        last = last[(records["place"][last] != Place.DROP) & (records["place"][last] != Place.CONSUME)]
+        self._flows.keep(records["journey"][last], hashes[last], protocol[last], captured[last], packets[last])
         return {index: was for index, was in found.items() if was}
 
 
@@ -273,11 +295,13 @@ def header_bytes(protocol: Array, packets: Array) -> Array:
     number = numpy.where(v4, packets[:, 9], numpy.where(extended, packets[:, 40], packets[:, 6]))
     part = (v4 & ((packets[:, 7] != 0) | (packets[:, 6] & 0x1F != 0))) | (
         extended & ((packets[:, 43] & 0xF8 != 0) | (packets[:, 42] != 0)))
-    kind, inner = _gather(packets, at, 1), (_gather(packets, at + 8, 1) & 15) * 4
     size = at + 8
-    size = numpy.where(number == TCP, at + numpy.maximum(_gather(packets, at + 12, 1) >> 4, 5) * 4, size)
-    size = numpy.where((number == ICMP) & numpy.isin(kind, ICMP_ERRORS), at + 8 + inner + 8, size)
-    size = numpy.where((number == ICMPV6) & ((kind < 128) | ((kind >= 133) & (kind <= 137))), at + 56, size)
+    tcp, icmp, v6_icmp = (numpy.flatnonzero(number == one) for one in (TCP, ICMP, ICMPV6))
+    size[tcp] = at[tcp] + numpy.maximum(_gather(packets[tcp], at[tcp] + 12, 1) >> 4, 5) * 4
+    icmp = icmp[numpy.isin(_gather(packets[icmp], at[icmp], 1), ICMP_ERRORS)]
+    size[icmp] += (_gather(packets[icmp], at[icmp] + 8, 1) & 15) * 4 + 8
+    kind = _gather(packets[v6_icmp], at[v6_icmp], 1)
+    size[v6_icmp[(kind < 128) | ((kind >= 133) & (kind <= 137))]] += 48
     return numpy.where(v4 | v6, numpy.where(part, at, size), PACKET_BYTES)
 
 
@@ -287,11 +311,6 @@ def _gather(packets: Array, at: Array, size: int) -> Array:
     for offset in range(size):
         total = total << 8 | packets[rows, numpy.minimum(at + offset, PACKET_BYTES - 1)]
     return total
-
-
-def _split(rows: Array) -> list[bytes]:
-    data, width = rows.tobytes(), rows.shape[1]
-    return [data[at:at + width] for at in range(0, len(data), width)]
 
 
 def _packet(captured: int, depth: int, direction: int, hook: int) -> Template:

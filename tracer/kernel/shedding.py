@@ -1,13 +1,14 @@
 """How many of the new journeys are begun when events come faster than they are read.
 
 The kernel brakes (bpf/follow.h): it begins none any more once half of the ring is full, so that there is room for the hops
-of those that are under way. Here the share is halved for each brake, and doubles in each second without one.
+of those that are under way. Here the share loses a quarter for each brake, and doubles in each second without one.
 """
 
 from __future__ import annotations
 
 ALL = 1 << 32
 LEAST = 1 / 4096
+LEFT = 0.75  # by a brake: much less, and the reader waits for events before the share has risen again
 
 
 class Shedding:
@@ -20,7 +21,7 @@ class Shedding:
     def adjust(self, now: float) -> None:
         """To be called whenever the ring was read to its end: releases the brake."""
         if self._cell[0] == 0:
-            self.share = max(self.share / 2, LEAST)
+            self.share = max(self.share * LEFT, LEAST)
         else:
             self.share = min(self.share * 2 ** min(now - self._when, 12), 1.0)
         self._when = now
