@@ -167,48 +167,48 @@ int on_chain(u64 *ctx) {
 #endif
 
 #ifdef RESULT_AT
-/* All that is registered at a hook: int nf_hook_slow(struct sk_buff *, struct nf_hook_state *, const struct
- * nf_hook_entries *, unsigned int). As if there were two links, in front of everything and behind everything; the variant is
- * HOOK_BEGINS or HOOK_ENDS. It returns 1 where the packet goes on; else it may be freed by then. STACK_AT: at a kprobe on its
- * return the arguments are gone, and its place on the stack leads back to them. */
-#ifdef STACK_AT
-struct hook_call {
+/* What a function has a packet pass, as it begins and as it returns; the variant is HOOK_BEGINS or HOOK_ENDS. It returns 1
+ * where the packet goes on; else it may be freed by then. STACK_AT: at a kprobe on its return the arguments are gone, and its
+ * place on the stack leads back to what was kept of them. */
+struct call {
   struct sk_buff *skb;
   struct nf_hook_state *state;
+  u64 slot;
 };
 
-BPF_TABLE("lru_hash", u64, struct hook_call, hook_calls, 1024);
+#ifdef STACK_AT
+BPF_TABLE("lru_hash", u64, struct call, calls, 1024);
+
+static __always_inline bool get_call(u64 *ctx, bool ends, struct call *call) {
+  u64 place = ctx[STACK_AT];
+  if (!ends) {
+    calls.update(&place, call);
+    return true;
+  }
+  place -= RETURN_BYTES;
+  struct call *known = calls.lookup(&place);
+  if (!known)
+    return false;
+  *call = *known;
+  calls.delete(&place);
+  return true;
+}
+#else
+static __always_inline bool get_call(u64 *ctx, bool ends, struct call *call) { return true; }
 #endif
 
+/* All that is registered at a hook: int nf_hook_slow(struct sk_buff *, struct nf_hook_state *, const struct
+ * nf_hook_entries *, unsigned int). As if there were two links, in front of everything and behind everything. */
 int on_whole_hook(u64 *ctx) {
   bool ends = variant() == HOOK_ENDS;
-  struct sk_buff *skb;
-  struct nf_hook_state *state;
   if (ends && (s32)ctx[RESULT_AT] != 1)
     return 0;
-#ifdef STACK_AT
-  u64 place = ctx[STACK_AT];
-  if (ends) {
-    place -= RETURN_BYTES;
-    struct hook_call *call = hook_calls.lookup(&place);
-    if (!call)
-      return 0;
-    skb = call->skb;
-    state = call->state;
-    hook_calls.delete(&place);
-  } else {
-    struct hook_call call = {(struct sk_buff *)ctx[FIRST_AT], (struct nf_hook_state *)ctx[SECOND_AT]};
-    skb = call.skb;
-    state = call.state;
-    hook_calls.update(&place, &call);
-  }
-#else
-  skb = (struct sk_buff *)ctx[FIRST_AT];
-  state = (struct nf_hook_state *)ctx[SECOND_AT];
-#endif
-  u8 family = LOAD(state, pf);
+  struct call call = {(struct sk_buff *)ctx[FIRST_AT], (struct nf_hook_state *)ctx[SECOND_AT]};
+  if (!get_call(ctx, ends, &call))
+    return 0;
+  u8 family = LOAD(call.state, pf);
   if (family == 2 || family == 10) /* NFPROTO_IPV4, NFPROTO_IPV6: others have hooks too */
-    hook_event(skb, state, ends ? HOOK_ENDS : HOOK_BEGINS);
+    hook_event(call.skb, call.state, ends ? HOOK_ENDS : HOOK_BEGINS);
   return 0;
 }
 #endif
@@ -218,13 +218,18 @@ int on_whole_hook(u64 *ctx) {
  * and ip6t_do_table; before Linux 5.16 the table comes last. TABLE_NAME is the offset of xt_table.name. Where the packet does
  * not go on there is no event, as at a link; and none for nat, which only a connection's first packets pass. */
 int on_table(u64 *ctx) {
-  u8 name = 0;
-  if ((u32)ctx[3] != 1) /* NF_ACCEPT */
+  bool ends = variant() == HOOK_ENDS;
+  if (ends && (u32)ctx[TABLE_RESULT_AT] != 1) /* NF_ACCEPT */
     return 0;
-  bpf_probe_read_kernel(&name, sizeof(name), (u8 *)ctx[TABLE_AT] + TABLE_NAME);
-  u32 slot = name == 'r' ? 0 : name == 'm' ? 1 : name == 'f' ? 2 : 3;
-  if (slot < 3 || name == 's')
-    hook_event((struct sk_buff *)ctx[SKB_AT], (struct nf_hook_state *)ctx[STATE_AT], HOOK_TABLE + slot);
+  u8 name = 0;
+#ifdef STACK_AT
+  if (!ends)
+#endif
+    bpf_probe_read_kernel(&name, sizeof(name), (u8 *)ctx[TABLE_AT] + TABLE_NAME);
+  u64 slot = name == 'r' ? 0 : name == 'm' ? 1 : name == 'f' ? 2 : name == 's' ? 3 : 4;
+  struct call call = {(struct sk_buff *)ctx[SKB_AT], (struct nf_hook_state *)ctx[STATE_AT], HOOK_TABLE + slot};
+  if (get_call(ctx, ends, &call) && ends && call.slot < HOOK_ENDS) /* the slot behind the tables': nat */
+    hook_event(call.skb, call.state, call.slot);
   return 0;
 }
 #endif

@@ -150,11 +150,12 @@ def test_hooks_as_a_whole_show_the_rewrite(way: str) -> None:
     assert rewrites(reply) == [("prerouting", {"dst": ["198.51.100.2", "172.17.0.2"]})]
 
 
-def test_hooks_as_a_whole_tell_tables_of_iptables_legacy_apart() -> None:
+@pytest.mark.parametrize("way", ["FENTRY", "KPROBE"])
+def test_hooks_as_a_whole_tell_tables_of_iptables_legacy_apart(way: str) -> None:
     run(f"""iptables-legacy -t raw -A PREROUTING -j ACCEPT; iptables-legacy -t security -A FORWARD -j ACCEPT
             iptables-legacy -t mangle -A FORWARD -d {OUTSIDE} -j DROP""".replace("\n", ";"))
     try:
-        output = whole("FENTRY")
+        output = whole(way)
     finally:
         run("iptables-legacy -t raw -F; iptables-legacy -t mangle -F; iptables-legacy -t security -F; "
             "rmmod iptable_raw iptable_mangle iptable_security", check=False)

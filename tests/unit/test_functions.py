@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 
 from tracer.kernel import functions, syscall
+from tracer.kernel.architecture import architecture
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, TABLES, WHOLE_HOOKS, Mechanism
+from tracer.kernel.catalogue import CATALOGUE, TABLES, TABLES_BEGIN, WHOLE_HOOKS, Mechanism
 
 X86 = platform.machine() == "x86_64"
 LINK, FENTRY, KPROBE = syscall.TYPE_NETFILTER, syscall.TYPE_TRACING, syscall.TYPE_KPROBE
@@ -102,17 +103,25 @@ def test_without_nf_tables_hooks_are_seen_as_a_whole(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("parameters", "places"), [
-    (("", "sk_buff", "nf_hook_state"), {"-DTABLE_AT=0", "-DSKB_AT=1", "-DSTATE_AT=2"}),
-    (("sk_buff", "nf_hook_state", "xt_table"), {"-DTABLE_AT=2", "-DSKB_AT=0", "-DSTATE_AT=1"}),  # before Linux 5.16
+    (("", "sk_buff", "nf_hook_state"), (0, 1, 2)),
+    (("sk_buff", "nf_hook_state", "xt_table"), (2, 0, 1)),  # before Linux 5.16
     (("sk_buff", "net"), None),
 ])
 def test_tables_of_iptables_legacy_by_what_their_function_takes(
-        monkeypatch: pytest.MonkeyPatch, parameters: tuple[str, ...], places: set[str] | None) -> None:
+        monkeypatch: pytest.MonkeyPatch, parameters: tuple[str, ...], places: tuple[int, int, int] | None) -> None:
     kernel(monkeypatch, set())
     monkeypatch.setattr(Types, "parameters", lambda *_arguments: parameters)
-    names, flags = functions._tables(cast(Btf, Types()), Mechanism.FENTRY)
-    assert (names, set(flags)) == (([], set()) if places is None else (list(TABLES), {*places, "-DTABLE_NAME=80"}))
-    assert functions._tables(cast(Btf, Types()), Mechanism.KPROBE) == ([], ())
+    here = architecture()
+    for way, wanted, at, result in ((Mechanism.FENTRY, TABLES, (0, 1, 2), 3),
+                                    (Mechanism.KPROBE, (*TABLES_BEGIN, *TABLES), here.arguments, here.result)):
+        names, flags = functions._tables(cast(Btf, Types()), way)
+        if places is None:
+            assert (names, flags) == ([], ())
+        else:
+            assert names == list(wanted)
+            table, packet, state = (at[place] for place in places)
+            assert flags == (f"-DTABLE_AT={table}", f"-DSKB_AT={packet}", f"-DSTATE_AT={state}",
+                             f"-DTABLE_RESULT_AT={result}", "-DTABLE_NAME=80")
     kernel(monkeypatch, {FENTRY})
     assert functions._tables(cast(Btf, Types()), Mechanism.FENTRY) == ([], ())
 

@@ -62,8 +62,9 @@ CHAINS = ("nft_do_chain_ipv4", "nft_do_chain_ipv6")
 # Where there are no chains either: what runs all that is registered at a hook, as if there were a link in front of it and
 # one behind. It is no module's, and its arguments have been the same since Linux 4.15.
 WHOLE_HOOKS = ("nf_hook_slow", f"nf_hook_slow{RETURN}")
-# Beside them: what tells iptables-legacy's tables apart.
+# Beside them: what tells iptables-legacy's tables apart. Only a kprobe wants the beginning, too: it has the arguments.
 TABLES = (f"ipt_do_table{RETURN}", f"ip6t_do_table{RETURN}")
+TABLES_BEGIN = ("ipt_do_table", "ip6t_do_table")
 
 HOOKED, BRIDGE, DELIVERY, NEIGHBOR = (
     "netfilter's hooks and tables", "a bridge's decision", "local delivery", "waiting for a MAC")
@@ -83,8 +84,10 @@ CATALOGUE = (
     Probe(CHAINS[1], HOOKED, "on_chain", None, FUNCTION_WAYS, version=6, armed=True, module="nf_tables"),
     Probe(WHOLE_HOOKS[0], HOOKED, "on_whole_hook", HOOK_BEGINS, FUNCTION_WAYS, armed=True),
     Probe(WHOLE_HOOKS[1], HOOKED, "on_whole_hook", HOOK_ENDS, FUNCTION_WAYS, armed=True),
-    Probe(TABLES[0], HOOKED, "on_table", None, (Mechanism.FENTRY,), version=4, armed=True, module="ip_tables"),
-    Probe(TABLES[1], HOOKED, "on_table", None, (Mechanism.FENTRY,), version=6, armed=True, module="ip6_tables"),
+    Probe(TABLES_BEGIN[0], HOOKED, "on_table", HOOK_BEGINS, (Mechanism.KPROBE,), version=4, armed=True, module="ip_tables"),
+    Probe(TABLES_BEGIN[1], HOOKED, "on_table", HOOK_BEGINS, (Mechanism.KPROBE,), version=6, armed=True, module="ip6_tables"),
+    Probe(TABLES[0], HOOKED, "on_table", HOOK_ENDS, FUNCTION_WAYS, version=4, armed=True, module="ip_tables"),
+    Probe(TABLES[1], HOOKED, "on_table", HOOK_ENDS, FUNCTION_WAYS, version=6, armed=True, module="ip6_tables"),
     Probe("__br_forward", BRIDGE, "on_function", Function.FORWARD, FUNCTION_WAYS, module="bridge",
           takes=("net_bridge_port", "sk_buff")),
     Probe("br_flood", BRIDGE, "on_function", Function.FLOOD, FUNCTION_WAYS, module="bridge",

@@ -15,7 +15,7 @@ from tracer.errors import UserError
 from tracer.kernel import btf, syscall
 from tracer.kernel.architecture import architecture
 from tracer.kernel.btf import Btf
-from tracer.kernel.catalogue import CATALOGUE, CHAINS, FUNCTION_WAYS, TABLES, WHOLE_HOOKS, Mechanism, Probe
+from tracer.kernel.catalogue import CATALOGUE, CHAINS, FUNCTION_WAYS, TABLES, TABLES_BEGIN, WHOLE_HOOKS, Mechanism, Probe
 from tracer.kernel.own_chains import mark
 
 NOTHING = bytes((0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))  # return 1, NF_ACCEPT
@@ -78,16 +78,19 @@ def _chain_name(types: Btf) -> tuple[int | None, str]:
 
 
 def _tables(types: Btf, way: Mechanism) -> tuple[list[str], tuple[str, ...]]:
-    """Those of the catalogue's TABLES that there are, which all have the arguments' places in common; for bpf/probes.c."""
+    """The probes of iptables-legacy's tables that there are, which all have the arguments' places in common; for
+    bpf/probes.c."""
     found: dict[tuple[str, ...], list[str]] = {}
-    for probe in (probe for probe in CATALOGUE if probe.name in TABLES and way in probe.ways):
+    places, result = ((0, 1, 2), 3) if way is Mechanism.FENTRY else (architecture().arguments, architecture().result)
+    for probe in (probe for probe in CATALOGUE if probe.name in (*TABLES_BEGIN, *TABLES) and way in probe.ways):
         with suppress(OSError, ValueError), _types_of(types, probe.module) as (module_types, _fd):
             os.close(load_function(types, "hook_trial", probe, ZERO, way))
             name = module_types.offset("xt_table", "name")
             parameters = module_types.parameters(module_types.id(probe.symbol, btf.FUNC))
             packet, state = parameters.index("sk_buff"), parameters.index("nf_hook_state")
             if name is not None and len(parameters) == 3:
-                found.setdefault((f"-DTABLE_AT={3 - packet - state}", f"-DSKB_AT={packet}", f"-DSTATE_AT={state}",
+                found.setdefault((f"-DTABLE_AT={places[3 - packet - state]}", f"-DSKB_AT={places[packet]}",
+                                  f"-DSTATE_AT={places[state]}", f"-DTABLE_RESULT_AT={result}",
                                   f"-DTABLE_NAME={name}"), []).append(probe.name)
     for flags, names in found.items():
         return names, flags
