@@ -25,7 +25,7 @@ from tracer.model.selection import Selection
 from tracer.model.topology import Topology
 from tracer.topology import changes, netns
 from tracer.topology.directory import Claim
-from tracer.topology.engine import Engine as Client
+from tracer.topology.engine import Engine as Client, EngineError
 from tracer.topology.host import Host
 from tracer.topology.lives import Life, Lives
 from tracer.topology.watcher import Watcher
@@ -150,6 +150,25 @@ def test_a_container_is_found_without_a_word_of_the_engine(engine: Engine, monke
         lives.close()
         engine.remove("n3")
     assert [(life.name, life.netns) for life in found] == [("n3", number)]
+
+
+def test_what_an_engine_tells_counts_where_it_does_not_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_arguments: object) -> None:
+        raise EngineError("no answer")
+
+    monkeypatch.setattr(Client, "inspect", silent)
+    lives = Lives(netns.named, lambda: None, Client(engine.docker_host), engine.host_netns)
+    heard: list[tuple[str, str]] = []
+    try:
+        engine.run("n4")
+        end = time.monotonic() + 5
+        while ("n4", "start") not in heard and time.monotonic() < end:
+            time.sleep(0.05)
+            heard += [(event.name, event.action) for event in lives.hear()[1]]
+    finally:
+        lives.close()
+        engine.remove("n4")
+    assert ("n4", "start") in heard
 
 
 @pytest.fixture

@@ -199,11 +199,11 @@ class Lives:
     def _started(self, event: EngineEvent) -> Life | None:
         """The namespace of a container that starts, before it may have ended."""
         assert self._engine
-        if event.kind == "container" and event.action in ("start", "restart") and \
-                (container := self._engine.inspect(event.container)) and container.pid:
-            path = container_path(container)
-            with suppress(OSError):
-                return Life(container.name, path, netns.identify(path), claim(container))
+        if event.kind == "container" and event.action in ("start", "restart"):
+            with suppress(OSError, EngineError):  # an engine that does not answer: what else it told counts
+                if (container := self._engine.inspect(event.container)) and container.pid:
+                    path = container_path(container)
+                    return Life(container.name, path, netns.identify(path), claim(container))
         return None
 
     def _note(self, event: EngineEvent) -> None:
