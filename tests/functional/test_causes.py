@@ -116,6 +116,14 @@ FAULTS = {
     "no route at the host": Fault(
         "no_route", "ip route del default", "ip route replace default via 198.51.100.1", f"c1 {OUTSIDE}",
         ("dropped", "host", "IP_INNOROUTES"), None),
+    "the host's uplink is down": Fault(
+        "no_route", "ip link set eth0 down", "ip link set eth0 up; ip route replace default via 198.51.100.1; "
+        "ip -6 address replace 2001:db8::2/64 dev eth0 nodad; ip -6 route replace default via 2001:db8::1", f"c1 {OUTSIDE}",
+        ("dropped", "host", "IP_INNOROUTES"), None),
+    "the host's uplink has no carrier": Fault(
+        "no_carrier", "{wan} ip link set eth0 down",
+        "{wan} ip link set eth0 up; {wan} ip -6 address replace 2001:db8::1/64 dev eth0 nodad", f"c1 {OUTSIDE}",
+        ("unknown", "host", None), "{wan} ip link set eth0 up"),
     "echo requests are ignored": Fault(
         "echo_ignored", "{c2} sysctl -qw net.ipv4.icmp_echo_ignore_all=1", "{c2} sysctl -qw net.ipv4.icmp_echo_ignore_all=0",
         "c1 c2", ("delivered", "c2", None), "{c2} sysctl -w net.ipv4.icmp_echo_ignore_all=0"),

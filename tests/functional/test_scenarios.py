@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.functional.conftest import Dnettrace
-from tests.functional.engine import Engine, find_busybox
+from tests.functional.engine import PATIENCE, Engine, find_busybox
 from tests.functional.way import Output, Row, arriving, from_host, isolated, leaving, read, switched, to_host
 
 Ping = Callable[..., Output]
@@ -114,8 +114,8 @@ def world(routed: World) -> Iterator[World]:
 @pytest.fixture
 def ping(dnettrace: Dnettrace, world: World) -> Ping:
     def call(words: str, version: int = 4, status: int | None = None) -> Output:
-        patience = "2" if status == 0 else "0.6"  # what is stopped was stopped long before
-        return read(dnettrace("ping", "-W", patience, *world.say(words, version).split(), "-c", "1", "--json",
+        patience = (2 if status == 0 else 0.6) * PATIENCE  # what is stopped was stopped long before
+        return read(dnettrace("ping", "-W", str(patience), *world.say(words, version).split(), "-c", "1", "--json",
                               netns=world.engine.host_netns, env=world.engine.env()), status)
 
     return call

@@ -20,6 +20,7 @@ from tracer.model.topology import (
     BridgePort,
     Container,
     EngineNetwork,
+    LinkKey,
     Listener,
     Namespace,
     Neighbor,
@@ -251,6 +252,37 @@ def test_forwarding_is_off_only_where_it_was_read() -> None:
     assert run.read("host", sysctls=one).causes()[0].mend == "sysctl -w net.ipv4.conf.docker0.forwarding=1"
     on = {"net.ipv4.ip_forward": "1", "net.ipv4.conf.docker0.forwarding": "1"}
     assert run.read("host", sysctls=on).names() == []
+
+
+def test_a_route_went_with_its_device() -> None:
+    run = Run("outside").without("reply").ended("host", Stage.ROUTE, reason="IP_INNOROUTES", function="ip_error")
+    hops = (*run.subject.hops, run.subject.hops[-1]._replace(
+        stage=Stage.ROUTE, detail="no route to 203.0.113.1 in table main",
+        route=RouteChoice("main", None, None, None, None, None)))
+    run.journeys = [replace(run.subject, hops=hops)]
+    run.read("host", routes=())
+    (found,) = run.causes()
+    assert (found.sentence, found.mend) == (
+        "The host has no route to 203.0.113.1.", "ip route add 203.0.113.1 via GATEWAY")
+    (found,) = run.link("host", "eth0", up=False).causes()
+    assert found.sentence == "The host has no route to 203.0.113.1: eth0 is down, and its routes went with it."
+    assert found.evidence == ("no route to 203.0.113.1 in table main", "eth0: state down (ip link)")
+    assert found.mend == "ip link set eth0 up && ip route add default via GATEWAY"
+
+
+def test_a_queue_that_drops_for_want_of_a_carrier_is_not_full() -> None:
+    run = Run("outside").without("reply").ended("host", Stage.EGRESS, reason="QDISC_DROP", function="__dev_queue_xmit",
+                                                device="eth0")
+    assert run.names() == ["queue_full"]
+    (found,) = run.link("host", "eth0", carrier=False).causes()
+    assert (found.name, found.sentence, found.mend) == (
+        "no_carrier", "eth0 of the host has no carrier: no cable, or its other end is down.",
+        "plug its cable in, or set its other end up")
+    run.link("host", "eth0", peer=LinkKey(run.space("c1").netns, next(
+        i for i, link in run.space("c1").links.items() if link.name == "eth0"))).link("c1", "eth0", up=False)
+    (found,) = run.causes()
+    assert found.sentence == "eth0 of the host has no carrier: eth0 of c1, its other end, is down."
+    assert found.mend == f"nsenter --net={run.space('c1').path} ip link set eth0 up"
 
 
 def test_a_time_to_live_that_ran_out_is_not_a_broken_header() -> None:

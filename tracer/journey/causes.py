@@ -69,6 +69,7 @@ NAMES = {
     "ports_isolated": "both ports of the bridge are isolated",
     "hairpin_off": "the frame would have to leave by the port that it came by",
     "port_mtu_too_small": "the bridge's port has a smaller MTU than the packet",
+    "no_carrier": "the next device has no carrier: no cable, or its other end is down",
     # transport
     "published_elsewhere": "the port is published on another address of the host only",
     "listens_elsewhere": "the program listens on another address only, such as 127.0.0.1",
@@ -696,9 +697,14 @@ def no_route(case: Case) -> Found:
                 case.run(space, f"ip {six}rule"))
     down = [link.name for link in space.links.values() if not link.up and any(
         goal and goal in i.network for i in link.addresses)]
+    lost = [link.name for link in space.links.values() if not link.up and link.kind != "bridge" and link.addresses]
+    known = [seen, *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")]
+    if lost and not down:
+        return (f"{case.name(space)} has no route to {case.packet.dst}: {lost[0]} is down, and its routes went with it.",
+                [*known, f"{lost[0]}: state down (ip link)"],
+                case.run(space, f"ip link set {{}} up && ip {six}route add default via GATEWAY", lost[0]))
     return (f"{case.name(space)} has no route to {case.packet.dst}" + (
-        f": {down[0]}, whose subnet it is in, is down." if down else "."),
-            [seen, *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")],
+        f": {down[0]}, whose subnet it is in, is down." if down else "."), known,
             case.run(space, "ip link set {} up", down[0]) if down else
             case.run(space, f"ip {six}route add {case.packet.dst} via GATEWAY"))
 
@@ -839,6 +845,22 @@ def port_mtu_too_small(case: Case) -> Found:
                     [f"MTU of {link.name}: {link.mtu}", f"length of the packet: {length}"],
                     case.run(namespace, "ip link set {} mtu {}", link.name, str(max(mtu, length))))
     return None
+
+
+@cause
+def no_carrier(case: Case) -> Found:
+    """The queue of such a device drops all (noop_qdisc)."""
+    space, device = case.space, case.journey.end.device
+    link = space.by_name(device) if space and device else None
+    if not case.by("QDISC_DROP", functions=("noop_enqueue", "__dev_queue_xmit")) or space is None or link is None \
+            or not link.up or link.carrier:
+        return None
+    name, owner = f"{link.name} of {case.name(space)}", case.topology.namespaces.get(link.peer.netns) if link.peer else None
+    other, seen = owner.links.get(link.peer.ifindex) if owner and link.peer else None, [f"{link.name}: NO-CARRIER (ip link)"]
+    if owner and other and not other.up:
+        return (f"{name} has no carrier: {other.name} of {case.name(owner)}, its other end, is down.", seen,
+                case.run(owner, "ip link set {} up", other.name))
+    return f"{name} has no carrier: no cable, or its other end is down.", seen, "plug its cable in, or set its other end up"
 
 
 @cause
@@ -1110,7 +1132,7 @@ def _by_reason(name: str) -> Check:
     def check(case: Case) -> Found:
         end = case.journey.end
         known, mend = _BY_REASON.get(end.reason or "", ("", None))
-        if not case.dropped or known != name or case.space is None or ttl_expired(case):
+        if not case.dropped or known != name or case.space is None or ttl_expired(case) or no_carrier(case):
             return None
         words = WORDS[end.reason or ""]
         return (f"{words[0].upper()}{words[1:]}, in {case.name(case.space)}.", [f"{end.reason}, {place(end.function)}"],
