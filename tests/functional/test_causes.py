@@ -21,7 +21,7 @@ OUTSIDE, SIX = "203.0.113.1", "2001:db8:1::1"
 class Fault:
     """Commands run at the host. {c1} and {c2} enter a container, {wan} the namespace outside; {p1} and {p2} are ports.
 
-    {guard} is iptables where it guards containers from direct access, nothing elsewhere.
+    {mac} is c2's. {guard} is iptables where it guards containers from direct access, nothing elsewhere.
     """
 
     name: str  # of the cause
@@ -104,6 +104,18 @@ FAULTS = {
         "ports_isolated", "bridge link set dev {p1} isolated on; bridge link set dev {p2} isolated on",
         "bridge link set dev {p1} isolated off; bridge link set dev {p2} isolated off", "c1 c2",
         ("dropped", "host", "NOT_SPECIFIED"), "bridge link set dev {p2} isolated off"),
+    "the port gets no broadcasts": Fault(
+        "flood_off", "bridge link set dev {p2} bcast_flood off; {c1} ip neigh flush all",
+        "bridge link set dev {p2} bcast_flood on", "c1 c2", ("unknown", "c1", None),
+        "bridge link set dev {p2} bcast_flood on"),
+    "the port gets no multicasts": Fault(
+        "flood_off", "bridge link set dev {p2} mcast_flood off; {c1} ip -6 neigh flush all",
+        "bridge link set dev {p2} mcast_flood on", "c1 c2 -6", ("unknown", "c1", None),
+        "bridge link set dev {p2} mcast_flood on"),
+    "the port gets nothing for a MAC that is not learned": Fault(
+        "flood_off", "bridge link set dev {p2} flood off learning off; bridge fdb del {mac} dev {p2} master",
+        "bridge link set dev {p2} flood on learning on; bridge fdb replace {mac} dev {p2} master dynamic", "c1 c2",
+        ("dropped", "host", "NO_TX_TARGET"), "bridge link set dev {p2} flood on"),
     "a blackhole": Fault(
         "route_refuses", "ip route add blackhole 203.0.113.1", "ip route del blackhole 203.0.113.1", f"c1 {OUTSIDE}",
         ("dropped", "host", "NOT_SPECIFIED"), "ip route del blackhole 203.0.113.1"),
@@ -163,6 +175,7 @@ def words(engine: Engine) -> dict[str, str]:
         names = {row.split(":")[0]: row.split(":")[1].split("@")[0].strip()
                  for row in engine.on_host("ip", "-o", "link").stdout.splitlines()}
         found[port] = names[index]
+        found["mac"] = link.partition("link/ether ")[2].partition(" ")[0]
     six = engine.on_host(*found["c2"].split(), "ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "global").stdout
     found["six"] = six.partition("inet6 ")[2].partition(" ")[0]
     return found

@@ -357,6 +357,11 @@ def test_ports_of_a_bridge() -> None:
     run.link("host", one, port=None).link("host", two, port=BridgePort("blocking", False, False))
     assert run.names() == ["port_blocked"]
     assert run.link("host", two, port=None, up=False).names() == ["port_down"]
+    run.link("host", two, port=BridgePort("forwarding", False, False, flood=False), up=True)
+    assert run.names() == []  # it has learned c2's MAC
+    (found,) = run.read("host", fdb=()).causes()
+    assert (found.name, found.evidence, found.mend) == (
+        "flood_off", (f"{two}: flood off (bridge -d link)",), f"bridge link set dev {two} flood on")
 
 
 def test_a_device_s_name_is_one_word_of_a_command() -> None:

@@ -67,6 +67,7 @@ NAMES = {
     "port_down": "the bridge's port to the target, or its other end, is down",
     "port_blocked": "the bridge's port is not in the state forwarding",
     "ports_isolated": "both ports of the bridge are isolated",
+    "flood_off": "the bridge's port to the target is left out of floods",
     "hairpin_off": "the frame would have to leave by the port that it came by",
     "port_mtu_too_small": "the bridge's port has a smaller MTU than the packet",
     "no_carrier": "the next device has no carrier: no cable, or its other end is down",
@@ -813,6 +814,33 @@ def ports_isolated(case: Case) -> Found:
     return (f"{one.name} and {other.name} are isolated ports: their bridge passes nothing between them.",
             [f"{link.name}: isolated on (bridge -d link)" for link in (one, other)],
             case.run(namespace, "bridge link set dev {} isolated off", other.name))
+
+
+@cause
+def flood_off(case: Case) -> Found:
+    asked = _unanswered(case)
+    goal = case.next_hop if asked else case.packet.dst
+    owner, address = case.having(goal), parsed(goal)
+    link = owner.owner_of(address) if owner and address else None
+    port = case.outer(link)
+    if owner is None or link is None or port is None or port[1].port is None:
+        return None
+    space, (name, of_port) = port[0], (port[1].name, port[1].port)
+    if asked:
+        flag, on, what = ("mcast_flood", of_port.mcast_flood, "multicasts") if case.version == 6 else (
+            "bcast_flood", of_port.bcast_flood, "broadcasts")
+        lacks = not any(hop.netns == owner.netns for question in case.questions(goal)
+                        for way in (question, *_copies(case, question)) for hop in way.hops)
+    else:
+        flag, on, what = "flood", of_port.flood, f"frames for a MAC that the bridge has not learned, such as {link.mac}"
+        lacks = case.by("NO_TX_TARGET", functions=_NO_PORT) and not any(
+            row.mac == link.mac and row.bridge == port[1].master for row in space.fdb)
+    if on or not lacks:
+        return None
+    return (f"{name}, the bridge's port to {case.name(owner)}, is set to get no {what}" + (
+        f": the question for {goal} never came there." if asked else "."),
+            [*(_asking(case) if asked else ()), f"{name}: {flag} off (bridge -d link)"],
+            case.run(space, f"bridge link set dev {{}} {flag} on", name))
 
 
 @cause

@@ -46,6 +46,9 @@ class BridgePort:
     state: str  # of the spanning tree: "disabled", "listening", "learning", "forwarding", "blocking"
     hairpin: bool  # a frame may leave by the port that it came by
     isolated: bool  # frames between isolated ports are not forwarded
+    flood: bool = True  # frames for a MAC that the bridge does not know leave by it, too
+    mcast_flood: bool = True
+    bcast_flood: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,8 +191,10 @@ def _port(row: Any) -> BridgePort | None:
     if data is None:
         return None
     state = data.get_attr("IFLA_BRPORT_STATE")
-    return BridgePort(state=PORT_STATES[state] if state in range(len(PORT_STATES)) else str(state),
-                      hairpin=bool(data.get_attr("IFLA_BRPORT_MODE")), isolated=bool(data.get_attr("IFLA_BRPORT_ISOLATED")))
+    floods = (data.get_attr(f"IFLA_BRPORT_{name}_FLOOD") != 0 for name in ("UNICAST", "MCAST", "BCAST"))
+    return BridgePort(PORT_STATES[state] if state in range(len(PORT_STATES)) else str(state),
+                      bool(data.get_attr("IFLA_BRPORT_MODE")), bool(data.get_attr("IFLA_BRPORT_ISOLATED")),
+                      *floods)
 
 
 def _sysctls(rows: list[Any]) -> dict[str, str]:
