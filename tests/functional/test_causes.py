@@ -122,6 +122,10 @@ FAULTS = {
     "a prohibit route": Fault(
         "route_refuses", "ip route add prohibit 203.0.113.1", "ip route del prohibit 203.0.113.1", f"c1 {OUTSIDE}",
         ("dropped", "host", "NOT_SPECIFIED"), "ip route del prohibit 203.0.113.1"),
+    "a rule that refuses": Fault(
+        "route_refuses", "ip rule add priority 100 from 172.17.0.0/16 iif docker0 prohibit", "ip rule del priority 100",
+        f"c1 {OUTSIDE}", ("dropped", "host", "NOT_SPECIFIED"),
+        "ip rule del from 172.17.0.0/16 iif docker0 prohibit priority 100"),
     "a blackhole, IPv6": Fault(
         "route_refuses", "ip -6 route add blackhole 2001:db8:1::1", "ip -6 route del blackhole 2001:db8:1::1", f"c1 {SIX}",
         ("dropped", "host", "NOT_SPECIFIED"), "ip -6 route del blackhole 2001:db8:1::1"),

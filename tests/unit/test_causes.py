@@ -24,6 +24,7 @@ from tracer.model.topology import (
     Listener,
     Namespace,
     Neighbor,
+    PolicyRule,
     Published,
     Route,
     Topology,
@@ -464,6 +465,30 @@ def test_what_never_left() -> None:
     refused = explain_failure("EINVAL", black, "203.0.113.1", run.topology)
     assert refused and refused.name == "route_refuses"
     assert explain_failure("EPERM", bare, "203.0.113.1", run.topology) is None
+    c1 = Run("one_bridge").space("c1")  # has a default route
+    ended = explain_failure(name, c1, "203.0.113.1", run.topology)
+    assert ended and (ended.name, ended.mend) == ("no_route_in_sender", f"nsenter --net={c1.path} ip rule")
+    assert "found no route to 203.0.113.1, though its tables have default" in ended.sentence
+    rules = (PolicyRule(4, 9, 0, "from all to 203.0.113.0/24 unreachable", None, ip_network("203.0.113.0/24")),
+             PolicyRule(4, 10, 0, "from 10.0.0.0/8 prohibit", ip_network("10.0.0.0/8")),
+             PolicyRule(6, 9, 0, "from all unreachable"), PolicyRule(4, 11, 77, "from all lookup 77"))
+    ruled = explain_failure(name, replace(c1, rules=rules), "203.0.113.1", run.topology)
+    assert ruled and (ruled.name, ruled.mend) == (
+        "route_refuses", f"nsenter --net={c1.path} ip rule del from all to 203.0.113.0/24 unreachable priority 9")
+
+
+def test_a_row_of_ip_rule_that_refuses() -> None:
+    run = Run("outside").without("reply").ended("host", Stage.ROUTE, reason="NOT_SPECIFIED", function="ip_error")
+    lookup = run.subject.hops[-1]._replace(stage=Stage.ROUTE, detail="no route to 203.0.113.1",
+                                           route=RouteChoice("0", None, None, None, None, None))
+    run.journeys = [replace(run.subject, hops=(*run.subject.hops, lookup))]
+    assert run.names() == ["no_route"]
+    refuses = PolicyRule(4, 100, 0, "from 172.17.0.0/16 prohibit", ip_network("172.17.0.0/16"))
+    (found,) = run.read("host", rules=(refuses, replace(refuses, source=ip_network("10.0.0.0/8")))).causes()
+    assert (found.name, found.mend) == ("route_refuses", "ip rule del from 172.17.0.0/16 prohibit priority 100")
+    assert found.evidence == ("no route to 203.0.113.1",
+                              "it is the only row there that refuses packets from 172.17.0.2 to 203.0.113.1")
+    assert run.read("host", rules=(refuses, replace(refuses, priority=101))).names() == ["no_route"]  # which one?
 
 
 def test_what_conntrack_calls_invalid() -> None:

@@ -21,7 +21,7 @@ from tracer.journey.engines import engine_words
 from tracer.journey.reasons import QUEUES, WORDS, place
 from tracer.model.journey import BRANCHES, Cause, Hop, Journey, Result, Rule, Stage
 from tracer.model.probes import Missing
-from tracer.model.topology import Address, EngineNetwork, Link, Namespace, Topology
+from tracer.model.topology import Address, EngineNetwork, Link, Namespace, PolicyRule, Topology
 
 _UNKNOWN = "which rule dropped it is not known"
 MOST = 3  # causes that are told of one journey
@@ -693,6 +693,10 @@ def no_route(case: Case) -> Found:
     goal, six = parsed(case.packet.dst), "-6 " if case.version == 6 else ""
     seen = case.route_hop.detail if case.route_hop else ""
     if goal and (row := next(iter(rows(space, goal)), None)) and row.kind == "unicast":
+        if rule := _refusing(space, parsed(case.packet.src), goal):
+            return Cause("route_refuses", f"A row of `ip rule` of {case.name(space)} refuses it: {rule.words}.",
+                         (seen, f"it is the only row there that refuses packets from {case.packet.src} to {goal}"),
+                         case.run(space, f"ip {six}rule del {rule.words} priority {rule.priority}"))
         return (f"{case.name(space)} found no route to {goal}, though its tables have {_prefix(str(row.destination))}: a "
                 "row of `ip rule` ends the lookup before, or the next hop is down.", [seen],
                 case.run(space, f"ip {six}rule"))
@@ -708,6 +712,12 @@ def no_route(case: Case) -> Found:
         f": {down[0]}, whose subnet it is in, is down." if down else "."), known,
             case.run(space, "ip link set {} up", down[0]) if down else
             case.run(space, f"ip {six}route add {case.packet.dst} via GATEWAY"))
+
+
+def _refusing(space: Namespace, source: Address | None, goal: Address) -> PolicyRule | None:
+    """The only one that may refuse it."""
+    found = [rule for rule in space.rules if rule.version == goal.version and not rule.table and rule.fits(source, goal)]
+    return found[0] if len(found) == 1 else None
 
 
 def _failed(hop: Hop | None) -> bool:
@@ -1349,6 +1359,14 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
         words = f"{row.kind} {_prefix(str(row.destination))}"
         return Cause("route_refuses", f"A route of {name} refuses it: {words}.", (f"the send failed: {number}",),
                      f"{enter}ip {six}route del {words}")
+    if goal and row and number in ("ENETUNREACH", "EACCES", "EINVAL"):
+        has, failed = f"its tables have {_prefix(str(row.destination))}", f"the send failed: {number}"
+        if rule := _refusing(source, None, goal):
+            return Cause("route_refuses", f"A row of `ip rule` of {name} refuses it: {rule.words}.", (failed, has),
+                         f"{enter}ip {six}rule del {rule.words} priority {rule.priority}")
+        if number == "ENETUNREACH":
+            return Cause("no_route_in_sender", f"{name} found no route to {destination}, though {has}: a row of `ip rule` "
+                         "ends the lookup before, or the next hop is down.", (failed,), f"{enter}ip {six}rule")
     if number not in ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL"):
         return Cause("send_refused", f"The kernel of {name} refused to send it.", (f"the send failed: {number}",))
     evidence = [f"the send failed: {number}"]

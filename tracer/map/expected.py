@@ -107,7 +107,7 @@ class _Traveller:
         assert self.dst is not None
         name, version = self._name(space), self.dst.version
         if other := next((r for r in space.rules if r.version == version and r.table not in USUAL_TABLES), None):
-            raise Unsure(f"`ip rule` of {name} asks another table first: {other.words}")
+            raise Unsure(f"`ip rule` of {name} {other.effect}: {other.words}")
         found = rows(space, self.dst)
         best = next(iter(found), None)
         if best is None or best.kind not in ("unicast", "local"):

@@ -41,7 +41,7 @@ def _order(row: Route) -> tuple[int, int, int]:
 
 def _others(space: Namespace, version: int) -> tuple[str, ...]:
     """Tables that `route -n` does not show, and that are asked before."""
-    return tuple(f"`ip rule` asks another table first: {rule.words}" for rule in space.rules
+    return tuple(f"`ip rule` {rule.effect}: {rule.words}" for rule in space.rules
                  if rule.version == version and rule.table not in USUAL_TABLES)
 
 

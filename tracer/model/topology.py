@@ -116,12 +116,23 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """One row of `ip rule` that leads to a table."""
+    """One row of `ip rule` that leads to a table, or refuses."""
 
     version: int  # IP: 4 or 6
     priority: int
-    table: int
+    table: int  # 0: it refuses
     words: str  # as `ip rule` writes it, without the priority: "from 172.17.0.0/16 lookup 100"
+    source: Network | None = None  # None: any
+    destination: Network | None = None
+
+    @property
+    def effect(self) -> str:
+        return "asks another table first" if self.table else "may refuse it first"
+
+    def fits(self, source: Address | None, destination: Address) -> bool:
+        """By its addresses; it may have other conditions. `source` None: not known."""
+        return (self.destination is None or destination in self.destination) and (
+            self.source is None or (source is not None and source in self.source))
 
 
 IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")

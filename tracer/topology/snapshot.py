@@ -308,21 +308,26 @@ def _routes(ip: Any) -> tuple[Route, ...]:
                  if route.kind != "anycast")
 
 
+REFUSALS = {6: "blackhole", 7: "unreachable", 8: "prohibit"}  # FR_ACT_* of <linux/fib_rules.h>
+
+
 def _rules(ip: Any) -> tuple[PolicyRule, ...]:
     """The selectors that people use; a rule with others is still there, by its table."""
     found = []
     for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
         for row in ip.rule("dump", family=family):
-            table = row.get("table")
-            if not table:  # "goto", "nop", "unreachable": no table is asked
+            table, refusal = row.get("table") or 0, REFUSALS.get(row["action"])
+            if not table and not refusal:  # "goto", "nop"
                 continue
-            source = f"{row.get('src')}/{row['src_len']}" if row.get("src") else "all"
-            parts = ["from", source]
-            parts += ["to", f"{row.get('dst')}/{row['dst_len']}"] if row.get("dst") else []
+            source, destination = (ip_network((row.get(name), row[f"{name}_len"]), strict=False) if row.get(name) else None
+                                   for name in ("src", "dst"))
+            parts = ["from", str(source or "all")]
+            parts += ["to", str(destination)] if destination else []
             parts += ["fwmark", hex(row.get("fwmark"))] if row.get("fwmark") else []
             parts += ["iif", row.get("iifname")] if row.get("iifname") else []
             parts += ["oif", row.get("oifname")] if row.get("oifname") else []
-            found.append(PolicyRule(version, row.get("priority") or 0, table, " ".join([*parts, "lookup", str(table)])))
+            parts += ["lookup", str(table)] if table else [str(refusal)]
+            found.append(PolicyRule(version, row.get("priority") or 0, table, " ".join(parts), source, destination))
     return tuple(found)
 
 
