@@ -20,6 +20,7 @@ import pytest
 
 from tests.functional.conftest import Dnettrace
 from tests.functional.engine import PATIENCE, Engine, find_busybox
+from tests.functional.pinging import answers
 from tests.functional.way import Output, Row, arriving, from_host, isolated, leaving, read, switched, to_host
 
 Ping = Callable[..., Output]
@@ -98,6 +99,10 @@ def routed(engine: Engine) -> Iterator[World]:
 def world(routed: World) -> Iterator[World]:
     """With the rules, and the containers', put back afterwards."""
     world = routed
+    c1 = f"/proc/{world.engine.pid('c1')}/ns/net"
+    for words in world.words.values():  # so that c1 knows their MACs, and no rule stops the question instead of the probe
+        for name in ("gate", "c2"):
+            assert any(answers(c1, words[name]) for _turn in range(3)), f"{words[name]} does not answer"
     before = {tool: world.saved(tool) for tool in ("iptables", "ip6tables")}
     tables = set(world.engine.on_host("nft", "list", "tables").stdout.splitlines())
     yield world
