@@ -269,6 +269,9 @@ def test_a_route_went_with_its_device() -> None:
     assert found.sentence == "The host has no route to 203.0.113.1: eth0 is down, and its routes went with it."
     assert found.evidence == ("no route to 203.0.113.1 in table main", "eth0: state down (ip link)")
     assert found.mend == "ip link set eth0 up && ip route add default via GATEWAY"
+    inside = f"nsenter --net={run.space('host').path} "
+    (found,) = run.engine(host=0).causes()  # each of them where it belongs
+    assert found.mend == f"{inside}ip link set eth0 up && {inside}ip route add default via GATEWAY"
 
 
 def test_a_queue_that_drops_for_want_of_a_carrier_is_not_full() -> None:

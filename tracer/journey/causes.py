@@ -705,9 +705,9 @@ def no_route(case: Case) -> Found:
     lost = [link.name for link in space.links.values() if not link.up and link.kind != "bridge" and link.addresses]
     known = [seen, *(f"{name} = 0" for name in (_forwarding(case),) if case.sysctl(space, name) == "0")]
     if lost and not down:
+        up, add = case.run(space, "ip link set {} up", lost[0]), case.run(space, f"ip {six}route add default via GATEWAY")
         return (f"{case.name(space)} has no route to {case.packet.dst}: {lost[0]} is down, and its routes went with it.",
-                [*known, f"{lost[0]}: state down (ip link)"],
-                case.run(space, f"ip link set {{}} up && ip {six}route add default via GATEWAY", lost[0]))
+                [*known, f"{lost[0]}: state down (ip link)"], f"{up} && {add}")
     return (f"{case.name(space)} has no route to {case.packet.dst}" + (
         f": {down[0]}, whose subnet it is in, is down." if down else "."), known,
             case.run(space, "ip link set {} up", down[0]) if down else
