@@ -490,7 +490,10 @@ def test_a_row_of_ip_rule_that_refuses() -> None:
     (found,) = run.read("host", rules=(refuses, replace(refuses, source=ip_network("10.0.0.0/8")))).causes()
     assert (found.name, found.mend) == ("route_refuses", "ip rule del from 172.17.0.0/16 prohibit priority 100")
     assert found.evidence == ("no route to 203.0.113.1",
-                              "it is the only row there that refuses packets from 172.17.0.2 to 203.0.113.1")
+                              "concluded: it is the only row there that refuses packets from 172.17.0.2 to 203.0.113.1")
+    other = replace(refuses, words="not from 172.17.0.0/16 prohibit", inverted=True)
+    assert run.read("host", rules=(other,)).names() == ["no_route"]
+    assert run.read("host", rules=(refuses, other)).names() == ["no_route"]  # which may have other conditions
     assert run.read("host", rules=(refuses, replace(refuses, priority=101))).names() == ["no_route"]  # which one?
 
 

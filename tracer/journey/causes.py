@@ -694,11 +694,10 @@ def no_route(case: Case) -> Found:
     seen = case.route_hop.detail if case.route_hop else ""
     if goal and (row := next(iter(rows(space, goal)), None)) and row.kind == "unicast":
         if rule := _refusing(space, parsed(case.packet.src), goal):
-            return Cause("route_refuses", f"A row of `ip rule` of {case.name(space)} refuses it: {rule.words}.",
-                         (seen, f"it is the only row there that refuses packets from {case.packet.src} to {goal}"),
+            only = f"concluded: it is the only row there that refuses packets from {case.packet.src} to {goal}"
+            return Cause("route_refuses", sentences.rule_refuses(rule, case.name(space)), (seen, only),
                          case.run(space, f"ip {six}rule del {rule.words} priority {rule.priority}"))
-        return (f"{case.name(space)} found no route to {goal}, though its tables have {_prefix(str(row.destination))}: a "
-                "row of `ip rule` ends the lookup before, or the next hop is down.", [seen],
+        return (sentences.lookup_ended(case.name(space), str(goal), _prefix(str(row.destination))), [seen],
                 case.run(space, f"ip {six}rule"))
     down = [link.name for link in space.links.values() if not link.up and any(
         goal and goal in i.network for i in link.addresses)]
@@ -715,9 +714,9 @@ def no_route(case: Case) -> Found:
 
 
 def _refusing(space: Namespace, source: Address | None, goal: Address) -> PolicyRule | None:
-    """The only one that may refuse it."""
+    """The only one that may refuse it, where it says by what."""
     found = [rule for rule in space.rules if rule.version == goal.version and not rule.table and rule.fits(source, goal)]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and not found[0].inverted else None
 
 
 def _failed(hop: Hop | None) -> bool:
@@ -848,7 +847,7 @@ def flood_off(case: Case) -> Found:
     if on or not lacks:
         return None
     return (f"{name}, the bridge's port to {case.name(owner)}, is set to get no {what}" + (
-        f": the question for {goal} never came there." if asked else "."),
+        f": the question for {goal} was not seen there." if asked else "."),
             [*(_asking(case) if asked else ()), f"{name}: {flag} off (bridge -d link)"],
             case.run(space, f"bridge link set dev {{}} {flag} on", name))
 
@@ -1360,13 +1359,14 @@ def explain_failure(number: str, source: Namespace, destination: str, topology: 
         return Cause("route_refuses", f"A route of {name} refuses it: {words}.", (f"the send failed: {number}",),
                      f"{enter}ip {six}route del {words}")
     if goal and row and number in ("ENETUNREACH", "EACCES", "EINVAL"):
-        has, failed = f"its tables have {_prefix(str(row.destination))}", f"the send failed: {number}"
+        prefix, failed = _prefix(str(row.destination)), f"the send failed: {number}"
         if rule := _refusing(source, None, goal):
-            return Cause("route_refuses", f"A row of `ip rule` of {name} refuses it: {rule.words}.", (failed, has),
-                         f"{enter}ip {six}rule del {rule.words} priority {rule.priority}")
+            return Cause("route_refuses", sentences.rule_refuses(rule, name), (
+                failed, f"concluded: its tables have {prefix}, and no other row of `ip rule` may refuse it"),
+                f"{enter}ip {six}rule del {rule.words} priority {rule.priority}")
         if number == "ENETUNREACH":
-            return Cause("no_route_in_sender", f"{name} found no route to {destination}, though {has}: a row of `ip rule` "
-                         "ends the lookup before, or the next hop is down.", (failed,), f"{enter}ip {six}rule")
+            return Cause("no_route_in_sender", sentences.lookup_ended(name, destination, prefix), (failed,),
+                         f"{enter}ip {six}rule")
     if number not in ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL"):
         return Cause("send_refused", f"The kernel of {name} refused to send it.", (f"the send failed: {number}",))
     evidence = [f"the send failed: {number}"]

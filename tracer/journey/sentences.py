@@ -1,8 +1,9 @@
-"""Sentences about one fault, for a cause of a packet's death and for a finding in the tables before there is a packet."""
+"""Sentences about one fault that are told at several places: as a cause of a packet's death, as why there was none, as a
+finding in the tables before there is a packet."""
 
 from __future__ import annotations
 
-from tracer.model.topology import Address, EngineNetwork, Link
+from tracer.model.topology import Address, EngineNetwork, Link, PolicyRule
 
 
 def no_forwarding(name: str, setting: str) -> str:
@@ -12,6 +13,15 @@ def no_forwarding(name: str, setting: str) -> str:
 def chains_gone(chain: str, network: EngineNetwork, engine: str) -> str:
     return (f"{engine}'s rules are gone from {chain}, as after a firewall was reloaded or flushed: nothing accepts the "
             f"packets of {network.name}, and the policy is DROP.")
+
+
+def rule_refuses(rule: PolicyRule, where: str) -> str:
+    return f"A row of `ip rule` of {where} refuses it: {rule.words}."
+
+
+def lookup_ended(where: str, goal: str, prefix: str) -> str:
+    return (f"{where} found no route to {goal}, though its tables have {prefix}: a row of `ip rule` ends the lookup before, "
+            "or the next hop is down.")
 
 
 def bridge_down(link: Link, where: str) -> str:

@@ -81,7 +81,7 @@ def _tables(types: Btf, way: Mechanism) -> tuple[list[str], tuple[str, ...]]:
     """The probes of iptables-legacy's tables that there are, which all have the arguments' places in common; for
     bpf/probes.c."""
     found: dict[tuple[str, ...], list[str]] = {}
-    places, result = ((0, 1, 2), 3) if way is Mechanism.FENTRY else (architecture().arguments, architecture().result)
+    places, result = _places(way), 3 if way is Mechanism.FENTRY else architecture().result
     for probe in (probe for probe in CATALOGUE if probe.name in (*TABLES_BEGIN, *TABLES) and way in probe.ways):
         with suppress(OSError, ValueError), _types_of(types, probe.module) as (module_types, _fd):
             os.close(load_function(types, "hook_trial", probe, ZERO, way))
@@ -123,10 +123,13 @@ def find_functions(types: Btf, hooking: HookWay, mechanisms: Collection[Mechanis
     return HookWay(way, "", flags if way is hooking.mechanism else (*flags, *_arguments(way)))
 
 
+def _places(way: Mechanism) -> tuple[int, int, int]:
+    """Where a function's first three arguments are in a program's context."""
+    return architecture().arguments if way is Mechanism.KPROBE else (0, 1, 2)
+
+
 def _arguments(way: Mechanism) -> tuple[str, ...]:
-    """Where a function's first three are in a program's context."""
-    places = architecture().arguments if way is Mechanism.KPROBE else (0, 1, 2)
-    return tuple(f"-D{name}_AT={at}" for name, at in zip(("FIRST", "SECOND", "THIRD"), places, strict=True))
+    return tuple(f"-D{name}_AT={at}" for name, at in zip(("FIRST", "SECOND", "THIRD"), _places(way), strict=True))
 
 
 def _result(way: Mechanism) -> tuple[str, ...]:

@@ -124,6 +124,7 @@ class PolicyRule:
     words: str  # as `ip rule` writes it, without the priority: "from 172.17.0.0/16 lookup 100"
     source: Network | None = None  # None: any
     destination: Network | None = None
+    inverted: bool = False  # "not": for all packets that do not meet all of its conditions
 
     @property
     def effect(self) -> str:
@@ -131,8 +132,8 @@ class PolicyRule:
 
     def fits(self, source: Address | None, destination: Address) -> bool:
         """By its addresses; it may have other conditions. `source` None: not known."""
-        return (self.destination is None or destination in self.destination) and (
-            self.source is None or (source is not None and source in self.source))
+        return self.inverted or ((self.destination is None or destination in self.destination) and (
+            self.source is None or (source is not None and source in self.source)))
 
 
 IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")

@@ -308,6 +308,7 @@ def _routes(ip: Any) -> tuple[Route, ...]:
                  if route.kind != "anycast")
 
 
+INVERT = 2  # FIB_RULE_INVERT
 REFUSALS = {6: "blackhole", 7: "unreachable", 8: "prohibit"}  # FR_ACT_* of <linux/fib_rules.h>
 
 
@@ -321,13 +322,15 @@ def _rules(ip: Any) -> tuple[PolicyRule, ...]:
                 continue
             source, destination = (ip_network((row.get(name), row[f"{name}_len"]), strict=False) if row.get(name) else None
                                    for name in ("src", "dst"))
-            parts = ["from", str(source or "all")]
+            inverted = bool(row["flags"] & INVERT)
+            parts = [*(["not"] if inverted else []), "from", str(source or "all")]
             parts += ["to", str(destination)] if destination else []
             parts += ["fwmark", hex(row.get("fwmark"))] if row.get("fwmark") else []
             parts += ["iif", row.get("iifname")] if row.get("iifname") else []
             parts += ["oif", row.get("oifname")] if row.get("oifname") else []
             parts += ["lookup", str(table)] if table else [str(refusal)]
-            found.append(PolicyRule(version, row.get("priority") or 0, table, " ".join(parts), source, destination))
+            found.append(PolicyRule(version, row.get("priority") or 0, table, " ".join(parts), source, destination,
+                                    inverted))
     return tuple(found)
 
 
